@@ -1,0 +1,56 @@
+"""Packaging of vit_jax. Lint, format and test settings are in pyproject.toml."""
+
+import pathlib
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+
+CORE = [
+    "absl-py",
+    "array-record>=0.8",
+    "chex>=0.1.91",
+    "flax>=0.12.8",
+    "grain>=0.2.18",
+    "importlib_resources",  # tensorflow-datasets 4.9 imports it without declaring it
+    "jax>=0.10,<0.13",
+    "ml-collections>=1.1",
+    "numpy>=2.0",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "pillow>=11",
+    "scikit-learn>=1.5",  # the embedded digits data set
+    "tensorboardX>=2.6",
+    "tensorflow-datasets>=4.9.10",
+    "tqdm>=4.66",
+]
+TORCH = ["torch>=2.6", "timm>=1.0.31", "torchvision", "safetensors>=0.5"]
+TEST = ["pytest>=8", "tensorflow-cpu>=2.20; platform_machine == 'x86_64'"]
+# The test oracles are pinned: equality is claimed against these versions.
+ORACLES = ["torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31", "safetensors>=0.5"]
+
+setuptools.setup(
+    name="vit_jax",
+    version="0.1.0",
+    description="The Vision Transformer family in JAX and Flax: exact, resumable, readable.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["vit_jax", "vit_jax.*"]),
+    install_requires=CORE,
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]; python_version >= '3.11'"],
+        "torch": TORCH,
+        "test": TEST + ORACLES,
+        "dev": TEST + ORACLES + ["build>=1.2", "ruff==0.17.5"],
+    },
+    entry_points={"console_scripts": ["vit-jax = vit_jax.cli.main:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,10 @@
+"""Every test process sees eight simulated CPU devices, as a small pod would show them."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+
+if jax.config.jax_platforms == "cpu":
+    jax.config.update("jax_num_cpu_devices", 8)

@@ -1,0 +1,30 @@
+"""vit_jax: the Vision Transformer family in JAX and Flax.
+
+Names are loaded on first use, so that `import vit_jax` costs little and building or running a
+model needs jax, flax and numpy alone.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "create_model": "vit_jax.models",
+    "list_models": "vit_jax.models",
+    "preprocessing": "vit_jax.models",
+    "base_config": "vit_jax.training.config",
+    "load_config": "vit_jax.training.config",
+    "train": "vit_jax.training",
+    "evaluate": "vit_jax.training",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vit_jax' has no attribute {name!r}; it has {__all__}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
