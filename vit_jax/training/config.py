@@ -1,0 +1,280 @@
+"""The configuration of a run: every option with its default, recipes, and JSON in and out.
+
+A recipe is a Python file with a function `get_config()` that starts from `base_config()` and sets
+what differs. The result is a locked `ml_collections.ConfigDict`: a mistyped key is an error. Two
+sections stay open, because the fields they may hold belong to what they name: `model` (any field
+of the named module) and `objective` (any field of the named objective); these names are checked
+when the model and the objective are built.
+"""
+
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from vit_jax.training import overrides as overrides_lib
+
+OPEN_SECTIONS = ("model", "objective")
+
+
+def base_config() -> ConfigDict:
+    """Returns every option with its default.
+
+    Durations come in pairs `x_steps` / `x_epochs`, of which at most one may be given; an epoch is
+    one pass over the training split. None means "not given".
+
+    Returns:
+      A locked ConfigDict whose `model` and `objective` sections accept new keys.
+    """
+    config = ConfigDict()
+    config.seed = 0  # of initialisation, dropout, example order and augmentation
+    config.total_steps = None  # length of the run; exactly one of steps and epochs
+    config.total_epochs = None
+    config.model = _model()
+    config.objective = _objective()
+    config.data = _data()
+    config.optim = _optim()
+    config.schedule = _schedule()
+    config.ema_decay = 0.0  # of the parameters' running average, which is then what is evaluated
+    config.accumulate_steps = 1  # micro-batches whose gradients are averaged before one update
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # devices per axis, one -1
+    config.sharding_rules = _sharding_rules()
+    config.checkpoint = _checkpoint()
+    config.log_every_steps = 50  # metrics.jsonl, TensorBoard and the progress line
+    config.eval_every_steps = None  # both None: only at the end
+    config.eval_every_epochs = None
+    config.distributed = _distributed()
+    return open_and_lock(config)
+
+
+def _model() -> ConfigDict:
+    return ConfigDict(
+        {
+            "name": "vit_tiny_patch16_224",  # see vit_jax.list_models()
+            "num_classes": None,  # None: as many as the data has
+            "img_size": None,  # None: the model's own; a number or (height, width)
+        }
+    )
+
+
+def _objective() -> ConfigDict:
+    return ConfigDict(
+        {
+            "name": "classification",
+            "loss": "softmax",  # or "sigmoid"
+            "label_smoothing": 0.0,
+        }
+    )
+
+
+def _data() -> ConfigDict:
+    return ConfigDict(
+        {
+            "source": "digits",  # "digits" | "tfds:NAME[/CONFIG]" | "folder:PATH"
+            "data_dir": None,  # where prepared TFDS data sets are; None: the TFDS default
+            "train_split": "train",
+            "eval_split": "test",
+            "train_transform": "resize",  # see vit_jax.data.build_transform
+            "eval_transform": "resize",
+            "batch_size": 128,  # images an update, over all devices and micro-batches
+            "eval_batch_size": None,  # None: batch_size
+            "workers": 0,  # processes that decode, on each host; 0: in the training process
+            "on_error": "stop",  # or "skip": what to do with a file that cannot be decoded
+            "cache": False,  # keep the source's encoded examples in memory
+            "mean": None,  # per channel, on a scale of 0 to 1; None: the model's own
+            "std": None,
+            "interpolation": None,  # of resizing; None: the model's own
+        }
+    )
+
+
+def _optim() -> ConfigDict:
+    """Options under an optimizer's name are Optax's own, by the same names and defaults."""
+    return ConfigDict(
+        {
+            "name": "adamw",  # one of the sections below
+            "lr": 1e-3,  # at the peak of the schedule
+            "weight_decay": 0.0,  # not on biases, norms, position embeddings and tokens
+            "clip_norm": None,  # largest global norm of the gradient; None: no clipping
+            "adamw": {
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "eps_root": 0.0,
+                "mu_dtype": None,  # of the first moment, e.g. "bfloat16"; None: the parameter's
+                "nesterov": False,
+            },
+            "sgd": {"momentum": 0.9, "nesterov": False, "accumulator_dtype": None},
+            "adafactor": {
+                "min_dim_size_to_factor": 128,
+                "decay_rate": 0.8,
+                "decay_offset": 0,
+                "multiply_by_parameter_scale": True,
+                "clipping_threshold": 1.0,
+                "momentum": None,
+                "dtype_momentum": "float32",
+                "eps": 1e-30,
+                "factored": True,
+            },
+            "lamb": {"b1": 0.9, "b2": 0.999, "eps": 1e-6, "eps_root": 0.0},
+            "lion": {"b1": 0.9, "b2": 0.99, "mu_dtype": None},
+            "muon": {
+                "ns_coeffs": (3.4445, -4.775, 2.0315),
+                "ns_steps": 5,
+                "beta": 0.95,
+                "eps": 1e-8,
+                "mu_dtype": None,
+                "nesterov": True,
+                "adaptive": False,
+                "preconditioning": "frobenius",
+                "adam_b1": 0.9,  # Adam trains what is not a matrix
+                "adam_b2": 0.999,
+                "adam_eps_root": 0.0,
+                "consistent_rms": None,
+            },
+        }
+    )
+
+
+def _schedule() -> ConfigDict:
+    return ConfigDict(
+        {
+            "name": "cosine",  # "cosine" | "linear" | "constant" | "rsqrt"
+            "warmup_steps": None,  # linear rise from 0; neither given: none
+            "warmup_epochs": None,
+            "cooldown_steps": None,  # linear fall at the end; neither given: none
+            "cooldown_epochs": None,
+            "final_lr": 0.0,  # where the decay ends, as a fraction of the peak
+            "timescale": 10_000,  # of rsqrt, in steps
+        }
+    )
+
+
+def _sharding_rules() -> ConfigDict:
+    """Which mesh axes each logical axis is split over; None: none.
+
+    A parameter's dimension that the mesh axes do not divide is left whole (the parameter table
+    printed at the start shows it).
+    """
+    return ConfigDict(
+        {
+            "batch": ("data", "fsdp"),
+            "embed": ("fsdp",),
+            "mlp": ("tensor",),
+            "heads": ("tensor",),
+            "classes": ("tensor",),
+            "head_dim": None,
+            "qkv": None,
+            "layers": None,
+            "patch": None,
+            "tokens": None,
+            "channels": None,
+        }
+    )
+
+
+def _checkpoint() -> ConfigDict:
+    return ConfigDict(
+        {
+            "every_steps": None,  # both None: only at the end, and when the machine is taken away
+            "every_epochs": None,
+            "keep_last": 3,  # the last N are kept; with 1 a damaged file leaves nothing to go to
+            "keep_best": 1,  # and the N with the best metric of an evaluation
+            "best_metric": "top1",
+            "best_mode": "max",  # or "min"
+        }
+    )
+
+
+def _distributed() -> ConfigDict:
+    """Of the processes of one run on several hosts (or several on one)."""
+    return ConfigDict(
+        {
+            "auto": False,  # True: let JAX find the others (TPU pods, Slurm, Open MPI, K8s)
+            "coordinator": None,  # "host:port" of process 0
+            "num_processes": None,
+            "process_id": None,
+        }
+    )
+
+
+def open_and_lock(config: ConfigDict) -> ConfigDict:
+    """Locks `config` but for the sections whose fields belong to the thing they name."""
+    config.lock()
+    for section in OPEN_SECTIONS:
+        config[section].unlock()
+    return config
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
+    """Reads a recipe and applies overrides from the command line.
+
+    Args:
+      path: a Python file with a function `get_config()`.
+      overrides: strings such as `optim.lr=1e-3`, see `vit_jax.training.overrides`.
+
+    Raises:
+      FileNotFoundError, ValueError: there is no such recipe, or it is not one.
+      ValueError: an override names an unknown key (the message has the nearest) or gives a value
+        of another type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no recipe at {path}: --config takes the path of a .py file")
+    spec = importlib.util.spec_from_file_location(f"vit_jax_recipe_{path.stem}", path)
+    if spec is None:
+        raise ValueError(f"{path} is not a recipe: a recipe is a Python file, its name ends in .py")
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    if not hasattr(recipe, "get_config"):
+        raise ValueError(f"{path} is not a recipe: it has no function get_config()")
+    config = _run_recipe(recipe.get_config, path)
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"get_config() of {path} returned {type(config)}, expected a ConfigDict")
+    for override in overrides:
+        overrides_lib.apply(config, override, OPEN_SECTIONS)
+    return config
+
+
+def _run_recipe(get_config: Callable[[], ConfigDict], path: Path) -> ConfigDict:
+    """Calls `get_config`; a key that a locked section refuses becomes a short message."""
+    try:
+        return get_config()
+    except (AttributeError, KeyError) as error:
+        refused = re.match(r"""['"]*Key \\?"(\w+)\\?" does not exist""", str(error))
+        if not refused:
+            raise
+        key, known = refused[1], overrides_lib.flat_keys(base_config())
+        hint = overrides_lib.nearest_key(key, known)
+        raise ValueError(f"{path}: unknown configuration key {key!r}{hint}") from error
+
+
+def to_json(config: ConfigDict) -> str:
+    """Returns the configuration as indented JSON.
+
+    Raises:
+      ValueError: a value is not a number, string, bool, None or a sequence or dict of them.
+    """
+    try:
+        return json.dumps(config.to_dict(), indent=2) + "\n"
+    except TypeError as error:
+        raise ValueError(
+            f"the configuration cannot be saved: {error}; use numbers, strings, lists and None"
+        ) from error
+
+
+def from_json(text: str) -> ConfigDict:
+    """Returns the locked configuration that `to_json` wrote, with sequences as tuples."""
+    return open_and_lock(ConfigDict(_tuples(json.loads(text))))
+
+
+def _tuples(value: object) -> object:
+    """JSON has only lists; the configuration, whose values must be hashable, has only tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return value
