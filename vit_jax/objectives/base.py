@@ -1,0 +1,161 @@
+"""What an objective is: read this before writing one.
+
+The training loop knows nothing about classification, masked autoencoding or distillation. It holds
+an `Objective` and calls six methods, in this order:
+
+    params, extra = objective.init(rng, batch)                      # once, before the first step
+    # every step, inside one jitted function:
+    loss, (metrics, extra) = objective.loss(params, extra, batch, rng, step)
+    params = optimizer(params, gradient of loss)
+    extra = objective.after_update(params, extra, step)
+    # every evaluation:
+    results = objective.evaluation(context)
+
+Two trees make up what the objective owns:
+
+- `params` is everything the optimizer trains: the module's parameters and any more the objective
+  brings along (a decoder, a projection head). Nothing else receives a gradient.
+- `extra` is everything else that one step leaves to the next: a teacher's weights that follow the
+  student as a moving average, the centre of DINO's teacher outputs, a queue of negatives. It is
+  saved in checkpoints next to `params` and `{}` for most objectives.
+
+An objective is a frozen dataclass: its fields are the module and its hyper-parameters, never
+arrays. All randomness comes from `rng`, all knowledge of time from `step`; there is no hidden
+state, so a run that was killed continues as if it had not been.
+
+A batch is a dict of arrays of the *global* batch: `"image"` (b, h, w, c) float, already normalised,
+and `"label"` (b,) int32; other data sources add keys. A mean over the batch axis is therefore a
+mean over all devices and hosts, with no collective to call.
+
+To add an objective: write it in a file of its own here, enter it in `OBJECTIVES` in `__init__.py`
+and give `config.objective = {"name": ..., options}`. `classification.py` is the plainest example.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+from flax import linen as nn
+
+Params = Any
+Extra = Any
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+PerExample = Callable[[Params, Extra, Batch], Metrics]
+
+
+class EvaluationContext(Protocol):
+    """What the loop lends to `Objective.evaluation`: the state and the evaluation data."""
+
+    params: Params
+    extra: Extra
+
+    def masked_means(self, per_example: PerExample) -> dict[str, float]:
+        """Runs `per_example` over the whole evaluation split and averages each of its values.
+
+        Every example counts exactly once: the rows that pad the last batch are left out.
+
+        Args:
+          per_example: traced once; like `Objective.evaluate`.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is learned. Subclasses write `loss` and `evaluate` and override the rest at need.
+
+    Attributes:
+      module: the model; `params` are its parameters unless `init` says otherwise.
+    """
+
+    module: nn.Module
+
+    def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, Extra]:
+        """Returns the first `params` and `extra`.
+
+        It is traced, under `jit` with sharded outputs and under `eval_shape`: the values of `batch`
+        are placeholders, its shapes and dtypes are real.
+
+        Args:
+          rng: one key; split it for several sets of parameters.
+          batch: a batch as the training step will see it.
+
+        Returns:
+          Two trees of arrays. By default the module's parameters for `batch["image"]`, and `{}`.
+        """
+        return self.module.init(rng, batch["image"])["params"], {}
+
+    def logical_axes(self, batch: Batch) -> tuple[Any, Any]:
+        """Returns the trees of `init` with logical axis names in the place of arrays.
+
+        A leaf is a tuple with a name, or None, for each axis of the array. The names map to mesh
+        axes by `config.sharding_rules`; a teacher's weights carry the same names as the student's.
+
+        Args:
+          batch: shapes and dtypes suffice (`jax.ShapeDtypeStruct`).
+        """
+        from vit_jax import models
+
+        return models.logical_axes(self.module, batch["image"])["params"], {}
+
+    def loss(
+        self, params: Params, extra: Extra, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[Metrics, Extra]]:
+        """Returns what to minimise, and what the step leaves behind.
+
+        Traced and differentiated with respect to `params`. With gradient accumulation it is called
+        for each part of the batch in turn, each with a key of its own; `extra` goes from one part
+        to the next, metrics and gradients are averaged.
+
+        Args:
+          params: the trained tree.
+          extra: the carried tree. Where a target must not be differentiated, stop its gradient.
+          batch: the batch, or the part of it.
+          rng: a key for this step, the same after a resume.
+          step: int32 scalar, counted from 0.
+
+        Returns:
+          The scalar loss, then `(metrics, extra)`: scalars (means over the batch) to log by plain
+          names, the loss included, and the tree to carry on, with unchanged structure.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to define loss()")
+
+    def after_update(self, params: Params, extra: Extra, step: jax.Array) -> Extra:
+        """Returns `extra` after the optimizer has moved `params`: the place for moving averages.
+
+        Traced; called once a step, also with gradient accumulation. By default `extra` as it was.
+
+        Args:
+          params: the trained tree after the update of this step.
+          extra: as `loss` returned it.
+          step: the same number that `loss` got.
+        """
+        del params, step
+        return extra
+
+    def evaluate(self, params: Params, extra: Extra, batch: Batch) -> Metrics:
+        """Returns values of shape (b,), one for each example, by plain names.
+
+        Traced. It sees padded rows too; the caller leaves them out of the average.
+
+        Args:
+          params: the trained tree, or its moving average.
+          extra: the carried tree.
+          batch: an evaluation batch.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has to define evaluate(), or evaluation() for results that "
+            "are not means over examples"
+        )
+
+    def evaluation(self, context: EvaluationContext) -> dict[str, float]:
+        """Returns the results of one evaluation by plain names.
+
+        Not traced. By default the means of `evaluate` over the split; override it for what is not
+        a mean over examples, such as a nearest-neighbour classifier.
+
+        Args:
+          context: the state to be evaluated and the means to run over the data.
+        """
+        return context.masked_means(self.evaluate)

@@ -1,0 +1,136 @@
+"""Losses and accuracies of single-label classification, one value per example.
+
+Conventions shared by every function:
+- `logits` is (b, classes). It is raised to at least float32 before anything is summed; float64
+  stays float64.
+- `labels` is either (b,) integers, the index of the right class, or (b, classes) floats, a
+  distribution over the classes (mixup, CutMix, a teacher's output).
+- The result is (b,): the caller averages, so that padded rows can be masked out.
+
+An integer label outside [0, classes) cannot raise inside `jit` and gives an all-zero target; the
+data layer is where labels are checked.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+ClassReduction = Literal["mean", "sum"]
+
+
+def targets(labels: jax.Array, logits: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """Returns the distribution (b, classes) that the logits are compared with.
+
+    A smoothing of s moves the share s of every target evenly onto all classes,
+    t (1 - s) + s / classes (Szegedy et al. 2016, "Rethinking the Inception Architecture",
+    section 7). It is linear, so smoothing a mixture of two labels equals mixing two smoothed ones.
+
+    Args:
+      labels: (b,) integers or (b, classes) floats.
+      logits: (b, classes); its shape and dtype are those of the result.
+      label_smoothing: s in [0, 1).
+
+    Raises:
+      ValueError: labels that are neither of the two forms, or s outside [0, 1).
+    """
+    if not 0.0 <= label_smoothing < 1.0:
+        raise ValueError(f"label_smoothing is {label_smoothing}; expected 0 <= s < 1")
+    num_classes = logits.shape[-1]
+    integer = jnp.issubdtype(labels.dtype, jnp.integer)
+    if integer and labels.shape == logits.shape[:-1]:
+        result = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)
+    elif not integer and labels.shape == logits.shape:
+        result = labels.astype(logits.dtype)
+    else:
+        raise ValueError(
+            f"labels of shape {labels.shape} and dtype {labels.dtype} do not fit logits of shape "
+            f"{logits.shape}: give integers {logits.shape[:-1]} or floats {logits.shape}"
+        )
+    return result * (1.0 - label_smoothing) + label_smoothing / num_classes
+
+
+def softmax_cross_entropy(
+    logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0
+) -> jax.Array:
+    """Cross-entropy between softmax(logits) and the (smoothed) labels.
+
+    Classes with target 0 do not contribute, so a class ruled out by a logit of -inf is allowed.
+
+    Args:
+      logits: (b, classes).
+      labels: (b,) integers or (b, classes) floats.
+      label_smoothing: see `targets`.
+
+    Returns:
+      (b,) losses in nats.
+    """
+    logits = _at_least_float32(logits)
+    target = targets(labels, logits, label_smoothing)
+    return _weighted(target, -jax.nn.log_softmax(logits)).sum(-1)
+
+
+def sigmoid_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    label_smoothing: float = 0.0,
+    class_reduction: ClassReduction = "mean",
+) -> jax.Array:
+    """Binary cross-entropy of every class against its (smoothed) target.
+
+    Targets are those of timm's `BinaryCrossEntropy` (smoothing s gives 1 - s + s / classes and
+    s / classes), the loss of DeiT III (Touvron et al. 2022, section 3). Classes are averaged, as
+    in timm; "sum" is big_vision's convention (Beyer et al. 2020, "Are we done with ImageNet?",
+    section 5), `classes` times larger.
+
+    Args:
+      logits: (b, classes).
+      labels: (b,) integers or (b, classes) floats.
+      label_smoothing: see `targets`.
+      class_reduction: "mean" or "sum" over the classes.
+
+    Returns:
+      (b,) losses in nats.
+
+    Raises:
+      ValueError: any other `class_reduction`.
+    """
+    if class_reduction not in ("mean", "sum"):
+        raise ValueError(f"class_reduction is {class_reduction!r}; expected 'mean' or 'sum'")
+    logits = _at_least_float32(logits)
+    target = targets(labels, logits, label_smoothing)
+    losses = _weighted(target, jax.nn.softplus(-logits))
+    losses += _weighted(1.0 - target, jax.nn.softplus(logits))
+    return losses.mean(-1) if class_reduction == "mean" else losses.sum(-1)
+
+
+def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
+    """Returns (b,) ones where the label is among the k highest logits, zeros elsewhere.
+
+    Equal logits rank by class index, lowest first, as `argmax` has it: a model that answers the
+    same for everything scores like chance, not 0 % or 100 %. A row that holds a NaN is wrong. With
+    soft labels the right class is the one of the greatest share. With fewer than k classes every
+    row without a NaN is right.
+
+    Args:
+      logits: (b, classes).
+      labels: (b,) integers or (b, classes) floats.
+      k: how many guesses count, at least 1.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; expected at least 1")
+    index = labels if labels.ndim == logits.ndim - 1 else labels.argmax(-1)
+    index = index[:, None]
+    own = jnp.take_along_axis(logits, index, axis=-1)
+    earlier = jnp.arange(logits.shape[-1]) < index
+    rank = ((logits > own) | ((logits == own) & earlier)).sum(-1)
+    return ((rank < k) & ~jnp.isnan(logits).any(-1)).astype(jnp.float32)
+
+
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _weighted(weight: jax.Array, value: jax.Array) -> jax.Array:
+    """`weight * value` where 0 * inf is 0."""
+    return jnp.where(weight == 0, 0, weight * jnp.where(weight == 0, 0, value))
