@@ -66,6 +66,7 @@ def _objective() -> ConfigDict:
             "name": "classification",
             "loss": "softmax",  # or "sigmoid"
             "label_smoothing": 0.0,
+            # More options are the objective's own, see vit_jax/objectives.
         }
     )
 
@@ -247,9 +248,8 @@ def _run_recipe(get_config: Callable[[], ConfigDict], path: Path) -> ConfigDict:
         refused = re.match(r"""['"]*Key \\?"(\w+)\\?" does not exist""", str(error))
         if not refused:
             raise
-        key, known = refused[1], overrides_lib.flat_keys(base_config())
-        hint = overrides_lib.nearest_key(key, known)
-        raise ValueError(f"{path}: unknown configuration key {key!r}{hint}") from error
+        message = overrides_lib.unknown_key(refused[1], overrides_lib.flat_keys(base_config()))
+        raise ValueError(f"{path}: {message}") from error
 
 
 def to_json(config: ConfigDict) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
+from vit_jax import naming
+
 
 def apply(config: ConfigDict, override: str, open_sections: Iterable[str] = ()) -> None:
     """Sets one value of `config` in place.
@@ -29,12 +31,12 @@ def apply(config: ConfigDict, override: str, open_sections: Iterable[str] = ()) 
     *parents, leaf = key.split(".")
     section = config
     for name in parents:
-        section = section[name] if name in section else None
+        section = section.get(name)
         if not isinstance(section, ConfigDict):
-            raise ValueError(_unknown_key(config, key))
+            raise ValueError(unknown_key(key, flat_keys(config)))
     if leaf not in section:
         if not (len(parents) == 1 and parents[0] in open_sections):
-            raise ValueError(_unknown_key(config, key))
+            raise ValueError(unknown_key(key, flat_keys(config)))
         section[leaf] = _literal(text)
         return
     section[leaf] = _converted(key, section[leaf], text)
@@ -51,26 +53,17 @@ def flat_keys(config: ConfigDict, prefix: str = "") -> list[str]:
     return keys
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Returns a hint `; did you mean ...?` with up to three similar names, or an empty text."""
-    similar = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(similar)}?" if similar else ""
-
-
-def nearest_key(key: str, known: Iterable[str]) -> str:
-    """Returns a hint `; did you mean ...?` with the known dotted keys most like `key`."""
-    last = {name: name.split(".")[-1] for name in known}
-    # A right or nearly right last part without its section ("lr" for "optim.lr") is not similar
-    # as a whole.
-    same = [name for name in known if last[name] == key.split(".")[-1]]
+def unknown_key(key: str, known: list[str]) -> str:
+    """Returns the message for a dotted key that is not among the `known` ones."""
+    # A right last part without its section ("lr" for "optim.lr") is not similar as a whole.
+    last = key.split(".")[-1]
+    same = [name for name in known if name.split(".")[-1] == last]
     if not same and "." not in key:
-        similar = difflib.get_close_matches(key, set(last.values()), n=1, cutoff=0.6)
-        same = [name for name in known if last[name] in similar]
-    return f"; did you mean {' or '.join(same)}?" if same else nearest(key, known)
-
-
-def _unknown_key(config: ConfigDict, key: str) -> str:
-    return f"unknown configuration key {key!r}{nearest_key(key, flat_keys(config))}"
+        similar = difflib.get_close_matches(key, {name.split(".")[-1] for name in known}, n=1)
+        same = [name for name in known if name.split(".")[-1] in similar]
+    if same:
+        return f"unknown configuration key {key!r}: did you mean {' or '.join(map(repr, same))}?"
+    return naming.unknown("configuration key", key, known)
 
 
 def _literal(text: str) -> object:

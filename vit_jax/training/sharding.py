@@ -1,0 +1,216 @@
+"""Where arrays live: a device mesh, and the table from logical axis names to mesh axes.
+
+The mesh has three named axes. `data` splits the batch; `fsdp` splits the batch and the parameters
+(each device holds a part of them and gathers the rest layer by layer); `tensor` splits heads and
+hidden units. Parameters carry logical axis names ("embed", "heads", ...); `config.sharding_rules`
+says which mesh axes each name is split over.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor")
+
+Rules = dict[str, tuple[str, ...]]
+
+
+def make_mesh(sizes: Mapping[str, int]) -> Mesh:
+    """Returns a mesh of all devices of all processes.
+
+    Args:
+      sizes: devices along `data`, `fsdp` and `tensor`; one of them may be -1 for "the rest".
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    shape = [int(sizes[axis]) for axis in AXES]
+    devices = jax.device_count()
+    given = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape))
+    if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
+        raise ValueError(f"mesh {given}: sizes are positive, and at most one is -1 (the rest)")
+    known = math.prod(size for size in shape if size != -1)
+    if -1 in shape and devices % known == 0:
+        shape[shape.index(-1)] = devices // known
+    if math.prod(shape) != devices:
+        raise ValueError(
+            f"mesh {given} does not make use of exactly the {devices} devices there are; "
+            f"set one of config.mesh.{{{','.join(AXES)}}} to -1 and let the others divide {devices}"
+        )
+    # Linen's logical constraints need axes of type Auto, which is not the default.
+    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def make_rules(table: Mapping[str, Any]) -> Rules:
+    """Returns `config.sharding_rules` with every entry as a tuple of mesh axes.
+
+    Raises:
+      ValueError: an entry names something that is not a mesh axis.
+    """
+    rules = {}
+    for name, axes in table.items():
+        rules[name] = (axes,) if isinstance(axes, str) else tuple(axes or ())
+        if not set(rules[name]) <= set(AXES):
+            raise ValueError(
+                f"config.sharding_rules.{name} = {axes!r}: expected None or mesh axes of {AXES}"
+            )
+    return rules
+
+
+def partition(
+    shape: tuple[int, ...], names: tuple[str | None, ...], rules: Rules, mesh: Mesh
+) -> PartitionSpec:
+    """Returns how an array is split.
+
+    A mesh axis serves the first dimension that asks for it, once, and only where the number of
+    devices along it divides what is left of that dimension; otherwise the dimension stays whole.
+
+    Args:
+      shape: of the array.
+      names: logical name, or None, of each dimension.
+      rules: mesh axes of each logical name.
+      mesh: gives the sizes of the axes.
+
+    Raises:
+      ValueError: the number of names is not the number of dimensions, or a name is not in `rules`.
+    """
+    if len(names) != len(shape):
+        raise ValueError(f"logical axes {names} do not fit an array of shape {shape}")
+    used: set[str] = set()
+    spec = []
+    for size, name in zip(shape, names):
+        taken = []
+        for axis in _mesh_axes(name, rules):
+            if axis not in used and size % (mesh.shape[axis] * _product(mesh, taken)) == 0:
+                taken.append(axis)
+        used.update(taken)
+        spec.append(tuple(taken) if len(taken) > 1 else taken[0] if taken else None)
+    while spec and spec[-1] is None:
+        spec.pop()
+    return PartitionSpec(*spec)
+
+
+def _mesh_axes(name: str | None, rules: Rules) -> tuple[str, ...]:
+    if name is None:
+        return ()
+    if name not in rules:
+        raise ValueError(
+            f"logical axis {name!r} has no rule; give config.sharding_rules.{name} "
+            f"(None for an axis that is not split); there are rules for {', '.join(rules)}"
+        )
+    return rules[name]
+
+
+def _product(mesh: Mesh, axes: list[str] | tuple[str, ...]) -> int:
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def param_shardings(shapes: Any, axes: Any, rules: Rules, mesh: Mesh) -> Any:
+    """Returns the sharding of every leaf of a tree of parameters.
+
+    Args:
+      shapes: tree of arrays or `jax.ShapeDtypeStruct`.
+      axes: tree of the same structure, with a tuple of logical names in the place of each array
+        (None: not split).
+      rules: mesh axes of each logical name.
+      mesh: the mesh.
+    """
+    leaves, tree = jax.tree.flatten(shapes)
+    shardings = []
+    for leaf, names in zip(leaves, tree.flatten_up_to(axes)):
+        names = (None,) * len(leaf.shape) if names is None else names
+        shardings.append(NamedSharding(mesh, partition(leaf.shape, names, rules, mesh)))
+    return tree.unflatten(shardings)
+
+
+def shardings_like_params(shapes: Any, param_shapes: Any, shardings: Any, mesh: Mesh) -> Any:
+    """Returns shardings for a tree that holds parameter-like leaves, such as an optimizer state.
+
+    A leaf belongs to the parameter whose path its own path ends with. It is split as that
+    parameter is where their shapes are equal, as what remains of it where the leaf lacks one of its
+    dimensions (Adafactor's row and column moments), and not at all otherwise (counters).
+
+    Args:
+      shapes: the tree to place, of arrays or `jax.ShapeDtypeStruct`.
+      param_shapes: the parameters.
+      shardings: the parameters' shardings.
+      mesh: the mesh.
+    """
+    params = {
+        path: (leaf.shape, sharding.spec)
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(param_shapes), jax.tree.leaves(shardings)
+        )
+    }
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        owner = next((params[path[i:]] for i in range(len(path)) if path[i:] in params), None)
+        spec = _spec_of_part(leaf.shape, *owner) if owner else PartitionSpec()
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(place, shapes)
+
+
+def _spec_of_part(
+    shape: tuple[int, ...], param_shape: tuple[int, ...], spec: PartitionSpec
+) -> PartitionSpec:
+    """Returns the split of an array that is shaped like a parameter, or like one reduced."""
+    if shape == param_shape:
+        return spec
+    whole = tuple(spec) + (None,) * (len(param_shape) - len(spec))
+    for axis in range(len(param_shape)):
+        if shape == param_shape[:axis] + param_shape[axis + 1 :]:
+            return PartitionSpec(*whole[:axis], *whole[axis + 1 :])
+    return PartitionSpec()
+
+
+def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
+    """Returns the sharding of arrays whose first axis is the batch."""
+    return NamedSharding(mesh, PartitionSpec(rules["batch"] or None))
+
+
+def batch_shards(mesh: Mesh, rules: Rules) -> int:
+    """Returns into how many parts a batch is split."""
+    return _product(mesh, rules["batch"])
+
+
+def activation_rules(
+    rules: Rules, shapes: Any, axes: Any, mesh: Mesh
+) -> tuple[tuple[str, tuple[str, ...] | None], ...]:
+    """Returns the rules for activations, in the form that Flax takes.
+
+    An activation cannot be split unevenly. Its sizes are not known here, but its named dimensions
+    are those of the parameters: a rule is left out where it does not divide all of them (three
+    heads over two devices).
+
+    Args:
+      rules: mesh axes of each logical name.
+      shapes: the parameters.
+      axes: their logical names.
+      mesh: the mesh.
+    """
+    sizes: dict[str, set[int]] = {}
+    leaves, tree = jax.tree.flatten(shapes)
+    for leaf, names in zip(leaves, tree.flatten_up_to(axes)):
+        for size, name in zip(leaf.shape, names or ()):
+            sizes.setdefault(name, set()).add(size)
+
+    def divides(name: str) -> bool:
+        return all(size % _product(mesh, rules[name]) == 0 for size in sizes.get(name, ()))
+
+    ordered = sorted(rules, key=lambda name: name != "batch")  # the first rule wins a mesh axis
+    return tuple((name, rules[name] if rules[name] and divides(name) else None) for name in ordered)
+
+
+@contextlib.contextmanager
+def activate(
+    mesh: Mesh, rules: tuple[tuple[str, tuple[str, ...] | None], ...] = ()
+) -> Iterator[None]:
+    """Within it, `mesh` is the current one and `nn.with_logical_constraint` obeys `rules`."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        yield
