@@ -8,6 +8,7 @@ import importlib
 
 __version__ = "0.1.0"
 
+# Where each public name lives.
 _HOMES = {
     "create_model": "vit_jax.models",
     "list_models": "vit_jax.models",
@@ -17,7 +18,16 @@ _HOMES = {
     "train": "vit_jax.training",
     "evaluate": "vit_jax.training",
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "__version__",
+    "base_config",
+    "create_model",
+    "evaluate",
+    "list_models",
+    "load_config",
+    "preprocessing",
+    "train",
+]
 
 
 def __getattr__(name: str) -> object:

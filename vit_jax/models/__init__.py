@@ -1,0 +1,31 @@
+"""Models: pure Flax modules, found and built by name."""
+
+from vit_jax.models import vit  # registers its names
+from vit_jax.models.layers.encoder import stack_blocks, unstack_blocks
+from vit_jax.models.layers.resample import resample_patch_embed, resample_pos_embed
+from vit_jax.models.partitioning import PlainModule, logical_axes
+from vit_jax.models.registry import (
+    Preprocessing,
+    create_model,
+    list_models,
+    model_spec,
+    preprocessing,
+)
+from vit_jax.models.vit import Intermediates, VisionTransformer
+
+__all__ = [
+    "Intermediates",
+    "PlainModule",
+    "Preprocessing",
+    "VisionTransformer",
+    "create_model",
+    "list_models",
+    "logical_axes",
+    "model_spec",
+    "preprocessing",
+    "resample_patch_embed",
+    "resample_pos_embed",
+    "stack_blocks",
+    "unstack_blocks",
+    "vit",
+]

@@ -1,0 +1,244 @@
+"""Scaled dot-product attention: one function with backends, and the multi-head module over it.
+
+Attention(Q, K, V) = softmax(Q K^T / sqrt(hd)) V   (Vaswani et al. 2017, eq. 1)
+
+| backend | what runs | where |
+|---|---|---|
+| "xla" | two einsums around a softmax in at least float32; shows and drops weights | all |
+| "cudnn" | cuDNN's fused flash attention, through `jax.nn.dot_product_attention` | GPU |
+| "pallas" | the Pallas flash-attention kernel that ships with JAX | TPU |
+| "auto" | the choice of `pick_backend` | |
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vit_jax.models.layers.drop import Key, dropout, split
+from vit_jax.models.layers.linear import Linear, named
+from vit_jax.models.layers.norm import make_norm
+from vit_jax.models.layers.rope import rotate
+
+BACKENDS = ("auto", "xla", "cudnn", "pallas")
+PALLAS_BLOCK = 128  # the kernel works on blocks of this many tokens
+PALLAS_MIN_TOKENS = 1024  # from here on the (n, n) weights outgrow what the fused kernel needs
+
+
+def pick_backend(platform: str, query: jax.Array, needs_weights: bool) -> str:
+    """Chooses the backend for `query (b, n, h, hd)` on `platform` ("cpu", "gpu" or "tpu").
+
+    The fused kernels never hold the `(n, n)` weights, so whoever needs them (to look at, or to
+    drop some) gets "xla". cuDNN takes 16-bit inputs with a head width up to 128 that 8 divides.
+    """
+    if needs_weights or platform == "cpu":
+        return "xla"
+    if platform == "gpu":
+        head_dim = query.shape[-1]
+        fits = query.dtype.itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128
+        return "cudnn" if fits else "xla"
+    if platform == "tpu" and query.shape[1] >= PALLAS_MIN_TOKENS:
+        return "pallas"
+    return "xla"
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    drop: float = 0.0,
+    drop_key: Key = None,
+    return_weights: bool = False,
+    backend: str = "auto",
+) -> tuple[jax.Array, jax.Array | None]:
+    """Attention of every query over every key, head by head.
+
+    Args:
+        query: `(b, n, h, hd)`.
+        key: `(b, m, h, hd)`.
+        value: `(b, m, h, hd)`.
+        drop: dropout rate of the attention weights; applied where `drop_key` is given.
+        drop_key: random key, or None for evaluation.
+        return_weights: also returns the weights.
+        backend: one of `BACKENDS`.
+
+    Returns:
+        The mixed values `(b, n, h, hd)`, and the weights `(b, h, n, m)` (before dropout) or None.
+
+    Raises:
+        ValueError: the backend is unknown, does not run on this platform or dtype, or cannot give
+            or drop the weights.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"attn_backend={backend!r} is unknown; choose one of {BACKENDS}")
+    needs_weights = return_weights or (drop > 0.0 and drop_key is not None)
+    if backend == "auto":
+        backend = pick_backend(jax.default_backend(), query, needs_weights)
+    if backend == "xla":
+        return _xla(query, key, value, drop, drop_key, return_weights)
+    if needs_weights:
+        raise ValueError(
+            f"attn_backend={backend!r} never forms the attention weights, so it can neither return "
+            "nor drop them: use 'xla' or 'auto', or attn_drop_rate=0"
+        )
+    return {"cudnn": _cudnn, "pallas": _pallas}[backend](query, key, value), None
+
+
+def _xla(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    drop: float,
+    drop_key: Key,
+    return_weights: bool,
+) -> tuple[jax.Array, jax.Array | None]:
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    query = query * query.shape[-1] ** -0.5
+    scores = jnp.einsum("bnhd,bmhd->bhnm", query, key, preferred_element_type=wide)
+    weights = jax.nn.softmax(scores, axis=-1)
+    dropped = dropout(weights, drop, drop_key).astype(value.dtype)
+    mixed = jnp.einsum("bhnm,bmhd->bnhd", dropped, value)
+    return mixed, weights if return_weights else None
+
+
+def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    if jax.default_backend() != "gpu" or query.dtype.itemsize != 2:
+        raise ValueError(
+            "attn_backend='cudnn' needs a GPU and float16 or bfloat16 computation, this is "
+            f"{jax.default_backend()!r} with {query.dtype}: use 'auto' or 'xla'"
+        )
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+def _pallas(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Pads the tokens to whole blocks; the padding is a segment that no real token attends to."""
+    from jax.experimental.pallas.ops.tpu import flash_attention as flash
+
+    def prepare(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        missing = -x.shape[1] % PALLAS_BLOCK
+        real = jnp.ones((x.shape[0], x.shape[1]), jnp.int32)
+        padded = jnp.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0)))
+        return padded.swapaxes(1, 2), jnp.pad(real, ((0, 0), (0, missing)))
+
+    (q, q_segments), (k, kv_segments), (v, _) = map(prepare, (query, key, value))
+    mixed = flash.flash_attention(
+        q, k, v, segment_ids=flash.SegmentIds(q_segments, kv_segments), sm_scale=q.shape[-1] ** -0.5
+    )
+    return mixed.swapaxes(1, 2)[:, : query.shape[1]]
+
+
+# Xavier for a kernel (d, projections, h, hd): each projection is a matrix of its own.
+heads_init = nn.initializers.variance_scaling(
+    1.0, "fan_avg", "uniform", in_axis=0, out_axis=(2, 3), batch_axis=1
+)
+# Xavier for the matrix (h, hd, d) that merges the heads.
+merge_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=(0, 1), out_axis=2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with its projections.
+
+    Attributes:
+        num_heads: heads; they divide the width.
+        qkv_bias: biases on queries, keys and values.
+        k_bias: with `qkv_bias=True`, False leaves the keys without one (BEiT, EVA): a constant
+            added to every key changes no softmax.
+        qk_norm: normalises queries and keys over the head's channels (ViT-22B, section 2).
+        proj_bias: bias on the output projection.
+        norm_layer: kind of the q/k norm.
+        norm_eps: its epsilon.
+        attn_drop: dropout rate of the weights.
+        proj_drop: dropout rate of the output.
+        rope: kind of rotary embedding, or None.
+        backend: see `attend`.
+    """
+
+    num_heads: int
+    qkv_bias: bool = True
+    k_bias: bool = True
+    qk_norm: bool = False
+    proj_bias: bool = True
+    norm_layer: str = "layernorm"
+    norm_eps: float = 1e-6
+    attn_drop: float = 0.0
+    proj_drop: float = 0.0
+    rope: str | None = None
+    backend: str = "auto"
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        angles: jax.Array | None = None,
+        key: Key = None,
+        return_weights: bool = False,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Mixes the tokens `(b, n, d)`; `angles (1 or b, patches, hd / 2)` rotate q and k.
+
+        Returns:
+            `(b, n, d)`, and the attention weights `(b, h, n, n)` or None.
+        """
+        key_attn, key_proj = split(key, 2)
+        q, k, v = self._project(x)
+        if self.qk_norm:
+            q, k = self._norm("q_norm")(q), self._norm("k_norm")(k)
+        if self.rope is not None:
+            q, k = rotate(q, angles, self.rope), rotate(k, angles, self.rope)
+        mixed, weights = attend(
+            q,
+            k,
+            v,
+            drop=self.attn_drop,
+            drop_key=key_attn,
+            return_weights=return_weights,
+            backend=self.backend,
+        )
+        out = Linear(
+            (x.shape[-1],),
+            ("heads", "head_dim", "embed"),
+            inputs=2,
+            use_bias=self.proj_bias,
+            kernel_init=merge_init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="proj",
+        )(mixed)
+        return dropout(out, self.proj_drop, key_proj), weights
+
+    def _project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries, keys and values, each `(b, n, h, hd)`, from one matrix product."""
+        heads = (self.num_heads, x.shape[-1] // self.num_heads)
+        qkv = Linear(
+            (3, *heads),
+            ("embed", "qkv", "heads", "head_dim"),
+            use_bias=self.qkv_bias and self.k_bias,
+            kernel_init=heads_init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="qkv",
+        )(x)
+        if self.qkv_bias and not self.k_bias:
+            init = named(nn.initializers.zeros, "qkv", "heads", "head_dim")
+            q_bias, v_bias = self.param("qv_bias", init, (2, *heads), self.param_dtype)
+            bias = jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias])
+            qkv = qkv + bias.astype(qkv.dtype)
+        constrain = functools.partial(
+            nn.with_logical_constraint,
+            logical_axis_resources=("batch", "tokens", "heads", "head_dim"),
+        )
+        return tuple(constrain(part) for part in jnp.moveaxis(qkv, -3, 0))
+
+    def _norm(self, name: str) -> nn.Module:
+        return make_norm(
+            self.norm_layer,
+            epsilon=self.norm_eps,
+            axis="head_dim",
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+        )

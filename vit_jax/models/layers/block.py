@@ -1,0 +1,88 @@
+"""The pre-norm transformer block, in sequence or in parallel."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vit_jax.models.layers.attention import Attention
+from vit_jax.models.layers.drop import Key, drop_path, split
+from vit_jax.models.layers.mlp import Mlp
+from vit_jax.models.layers.norm import make_norm
+from vit_jax.models.layers.scale import LayerScale
+
+
+class Block(nn.Module):
+    """One encoder layer on tokens `(b, n, d)`.
+
+    In sequence (Dosovitskiy et al. 2021, eq. 2 and 3):
+
+        x = x + attn(norm1(x));  x = x + mlp(norm2(x))
+
+    In parallel (Dehghani et al. 2023, section 2): one norm feeds both, and one residual takes both:
+
+        y = norm1(x);  x = x + attn(y) + mlp(y)
+
+    Each branch passes through LayerScale (where `init_values` is given) and stochastic depth.
+
+    Attributes:
+        attention: hyper-parameters of `Attention`.
+        mlp: hyper-parameters of `Mlp`.
+        parallel: attention and MLP side by side.
+        init_values: initial LayerScale gain, or None for no LayerScale.
+        stochastic: stochastic depth is on (its rate comes with the call, as it grows with depth).
+        capture: what else to return: "tokens" (after the block), "attention" (the weights).
+    """
+
+    attention: dict[str, Any]
+    mlp: dict[str, Any]
+    parallel: bool = False
+    init_values: float | None = None
+    stochastic: bool = False
+    capture: tuple[str, ...] = ()
+    norm_layer: str = "layernorm"
+    norm_eps: float = 1e-6
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        angles: jax.Array | None,
+        key: Key,
+        drop_path_rate: jax.Array,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns the tokens `(b, n, d)`, and what `capture` asks for by name."""
+        keys = split(key, 4)
+        x = nn.with_logical_constraint(x, ("batch", "tokens", "embed"))
+        common = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        attn = Attention(**self.attention, **common, name="attn")
+        mlp = Mlp(**self.mlp, **common, name="mlp")
+
+        def residual(x: jax.Array, branch: jax.Array, scale: str, key: Key) -> jax.Array:
+            if self.init_values is not None:
+                branch = LayerScale(self.init_values, **common, name=scale)(branch)
+            if self.stochastic:
+                branch = drop_path(branch, drop_path_rate, key)
+            return x + branch
+
+        y = self._norm("norm1")(x)
+        mixed, weights = attn(y, angles, keys[0], "attention" in self.capture)
+        if self.parallel:
+            x = residual(x, mixed + mlp(y, keys[1]), "ls1", keys[2])
+        else:
+            x = residual(x, mixed, "ls1", keys[2])
+            x = residual(x, mlp(self._norm("norm2")(x), keys[1]), "ls2", keys[3])
+        found = {"tokens": x, "attention": weights}
+        return x, {name: found[name] for name in self.capture}
+
+    def _norm(self, name: str) -> nn.Module:
+        return make_norm(
+            self.norm_layer,
+            epsilon=self.norm_eps,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+        )

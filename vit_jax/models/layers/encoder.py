@@ -1,0 +1,123 @@
+"""A stack of blocks: unrolled or scanned, with or without rematerialisation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from vit_jax.models.layers.block import Block
+from vit_jax.models.layers.drop import Key
+
+CAPTURES = ("tokens", "attention")
+Params = Mapping[str, Any]
+
+
+def remat_policy(name: str) -> Any:
+    """What a rematerialised block keeps for its backward pass.
+
+    Args:
+        name: "full" (keep nothing, recompute the block) or the name of a policy of
+            `jax.checkpoint_policies`, such as "dots_with_no_batch_dims_saveable".
+
+    Raises:
+        ValueError: no such policy.
+    """
+    if name == "full":
+        return None
+    policies = [p for p in dir(jax.checkpoint_policies) if p.endswith("saveable")]
+    if name not in policies:
+        raise ValueError(f"remat={name!r} is unknown; choose 'none', 'full' or one of {policies}")
+    return getattr(jax.checkpoint_policies, name)
+
+
+class Encoder(nn.Module):
+    """`depth` blocks in a row, on tokens `(b, n, d)`.
+
+    Unrolled, the parameters are `blocks_0 ... blocks_{depth-1}`; scanned, they are one `blocks`
+    whose leaves have a leading axis of length `depth`, and compile time does not grow with depth.
+    `stack_blocks` and `unstack_blocks` turn one into the other. Every combination of `scan` and
+    `remat` gives the same numbers, dropout included.
+
+    Attributes:
+        depth: number of blocks.
+        block: hyper-parameters of `Block`.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
+        scan: one traced block for all.
+        remat: "none", or what `remat_policy` takes.
+    """
+
+    depth: int
+    block: dict[str, Any]
+    drop_path_rate: float = 0.0
+    scan: bool = False
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        angles: jax.Array | None = None,
+        key: Key = None,
+        capture: tuple[str, ...] = (),
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns the tokens and, for each name in `capture`, its values stacked over depth."""
+        unknown = set(capture) - set(CAPTURES)
+        if unknown:
+            raise ValueError(f"cannot capture {sorted(unknown)}; choose from {CAPTURES}")
+        keys = None if key is None else jax.random.split(key, self.depth)
+        rates = jnp.asarray(np.linspace(0.0, self.drop_path_rate, self.depth), jnp.float32)
+        block_class = Block
+        if self.remat != "none":
+            # Within a scan XLA cannot merge the recomputation with the forward pass anyway.
+            policy = remat_policy(self.remat)
+            block_class = nn.remat(Block, policy=policy, prevent_cse=not self.scan)
+        options = dict(**self.block, stochastic=self.drop_path_rate > 0, capture=capture)
+        if self.scan:
+            scanned = nn.scan(
+                block_class,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=(nn.broadcast, 0, 0),
+                length=self.depth,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+            )
+            return scanned(**options, name="blocks")(x, angles, keys, rates)
+        found = []
+        for i in range(self.depth):
+            block = block_class(**options, name=f"blocks_{i}")
+            x, captured = block(x, angles, None if keys is None else keys[i], rates[i])
+            found.append(captured)
+        return x, {name: jnp.stack([f[name] for f in found]) for name in capture}
+
+
+def stack_blocks(params: Params) -> dict[str, Any]:
+    """Turns the unrolled layout (`blocks_0`, `blocks_1`, ...) into the scanned one (`blocks`).
+
+    Works at any depth of nesting, on parameters as on anything shaped like them.
+
+    Raises:
+        ValueError: the numbering has a hole.
+    """
+    blocks = {int(k[len("blocks_") :]): k for k in params if k.startswith("blocks_")}
+    if sorted(blocks) != list(range(len(blocks))):
+        raise ValueError(f"blocks are not numbered 0..{len(blocks) - 1}: {sorted(blocks)}")
+    rest = {k: v for k, v in params.items() if k not in blocks.values()}
+    out = {k: stack_blocks(v) if isinstance(v, Mapping) else v for k, v in rest.items()}
+    if blocks:
+        layers = [params[blocks[i]] for i in range(len(blocks))]
+        out["blocks"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+    return out
+
+
+def unstack_blocks(params: Params) -> dict[str, Any]:
+    """Turns the scanned layout (`blocks`) into the unrolled one; the inverse of `stack_blocks`."""
+    rest = {k: v for k, v in params.items() if k != "blocks"}
+    out = {k: unstack_blocks(v) if isinstance(v, Mapping) else v for k, v in rest.items()}
+    if "blocks" in params:
+        depth = jax.tree.leaves(params["blocks"])[0].shape[0]
+        for i in range(depth):
+            out[f"blocks_{i}"] = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
+    return out

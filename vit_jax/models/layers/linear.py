@@ -1,0 +1,59 @@
+"""Linear maps whose parameters carry logical axis names."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+
+Axes = tuple[str | None, ...]
+
+# Glorot & Bengio (2010), used by the original ViT for every projection.
+xavier_uniform = nn.initializers.xavier_uniform
+
+
+def named(init: Callable, *axes: str | None) -> Callable:
+    """Attaches logical axis names to what an initializer draws (see `models.partitioning`)."""
+    return nn.with_logical_partitioning(init, axes)
+
+
+class Linear(nn.Module):
+    """`y = x @ kernel + bias` over the last `len(features_in)` axes of `x`.
+
+    With more than one output axis it is a projection to heads, `(..., d) -> (..., 3, h, hd)`; with
+    more than one input axis it merges them back, `(..., h, hd) -> (..., d)`.
+
+    Attributes:
+        features: sizes of the output axes.
+        axes: logical names of the kernel's axes, input axes first.
+        inputs: how many trailing axes of `x` are contracted.
+        use_bias: adds `bias` of shape `features`.
+        kernel_init: called with the kernel's shape, input axes first.
+        dtype: computation dtype; None promotes inputs and parameters.
+        param_dtype: dtype the parameters are drawn in.
+    """
+
+    features: tuple[int, ...]
+    axes: Axes
+    inputs: int = 1
+    use_bias: bool = True
+    kernel_init: Callable = xavier_uniform()
+    bias_init: Callable = nn.initializers.zeros
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `(..., *inputs)` to `(..., *features)`."""
+        shape = x.shape[-self.inputs :] + self.features
+        kernel = self.param("kernel", named(self.kernel_init, *self.axes), shape, self.param_dtype)
+        bias = None
+        if self.use_bias:
+            init = named(self.bias_init, *self.axes[self.inputs :])
+            bias = self.param("bias", init, self.features, self.param_dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        contracted = tuple(range(x.ndim - self.inputs, x.ndim)), tuple(range(self.inputs))
+        y = jax.lax.dot_general(x, kernel, (contracted, ((), ())))
+        return y if bias is None else y + bias

@@ -1,0 +1,75 @@
+"""The block's feed-forward part: two linear maps, or a gated pair (SwiGLU)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vit_jax.models.layers.activation import get_activation
+from vit_jax.models.layers.drop import Key, dropout, split
+from vit_jax.models.layers.linear import Linear, xavier_uniform
+
+MLPS = ("mlp", "swiglu")
+
+
+def gated_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Xavier for each half of a `(d, 2, hidden)` kernel: gate and value are two matrices."""
+    init = nn.initializers.variance_scaling(
+        1.0, "fan_avg", "uniform", in_axis=0, out_axis=2, batch_axis=1
+    )
+    return init(key, shape, dtype)
+
+
+class Mlp(nn.Module):
+    """`fc2(act(fc1(x)))`, or with `gated`, `fc2(act(gate) * value)` where `fc1` yields both.
+
+    The gated form with SiLU is SwiGLU (Shazeer 2020, eq. 6); its `fc1` kernel is
+    `(d, 2, hidden)`, gate first.
+
+    Attributes:
+        hidden: width of what enters `fc2`.
+        activation: a name of `activation.ACTIVATIONS`.
+        gated: two projections in, multiplied.
+        drop: dropout rate after the activation and after `fc2`.
+    """
+
+    hidden: int
+    activation: str = "gelu"
+    gated: bool = False
+    use_bias: bool = True
+    drop: float = 0.0
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, key: Key = None) -> jax.Array:
+        """Maps `(..., d)` to `(..., d)`."""
+        key_hidden, key_out = split(key, 2)
+        common = dict(use_bias=self.use_bias, dtype=self.dtype, param_dtype=self.param_dtype)
+        bias = nn.initializers.normal(1e-6)
+        act = get_activation(self.activation)
+        if self.gated:
+            fc1 = Linear(
+                (2, self.hidden),
+                ("embed", None, "mlp"),
+                kernel_init=gated_init,
+                name="fc1",
+                **common,
+            )
+            gate, value = jnp.moveaxis(fc1(x), -2, 0)
+            h = act(gate) * value
+        else:
+            fc1 = Linear((self.hidden,), ("embed", "mlp"), bias_init=bias, name="fc1", **common)
+            h = act(fc1(x))
+        h = nn.with_logical_constraint(h, ("batch",) + ("tokens",) * (h.ndim - 2) + ("mlp",))
+        h = dropout(h, self.drop, key_hidden)
+        fc2 = Linear(
+            (x.shape[-1],),
+            ("mlp", "embed"),
+            kernel_init=xavier_uniform(),
+            bias_init=bias,
+            name="fc2",
+            **common,
+        )
+        return dropout(fc2(h), self.drop, key_out)

@@ -1,0 +1,68 @@
+"""From tokens to one vector an image."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vit_jax.models.layers.attention import attend, heads_init, merge_init
+from vit_jax.models.layers.linear import Linear, named
+from vit_jax.models.layers.mlp import Mlp
+from vit_jax.models.layers.norm import make_norm
+
+POOLS = ("token", "avg", "token_avg", "map", "none")
+
+
+class AttentionPool(nn.Module):
+    """Multi-head attention pooling (MAP): a learned query attends to the tokens, then an MLP.
+
+    Lee et al. (2019), section 3.2; the head of "Scaling Vision Transformers" (Zhai et al. 2022,
+    section 3.2) and of SigLIP:  y = proj(attn(latent, x));  y = y + mlp(norm(y)).
+
+    Attributes:
+        num_heads: heads of the pooling attention.
+        mlp: hyper-parameters of `Mlp`.
+        backend: see `attention.attend`.
+    """
+
+    num_heads: int
+    mlp: dict[str, Any]
+    norm_layer: str = "layernorm"
+    norm_eps: float = 1e-6
+    backend: str = "auto"
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Pools `(b, n, d)` to `(b, d)`."""
+        b, _, d = x.shape
+        heads = (self.num_heads, d // self.num_heads)
+        common = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        init = named(nn.initializers.normal(d**-0.5), None, None, "embed")
+        latent = self.param("latent", init, (1, 1, d), self.param_dtype)
+        q = Linear(
+            heads, ("embed", "heads", "head_dim"), kernel_init=query_init, name="q", **common
+        )
+        kv = Linear(
+            (2, *heads),
+            ("embed", "qkv", "heads", "head_dim"),
+            kernel_init=heads_init,
+            name="kv",
+            **common,
+        )
+        proj = Linear(
+            (d,), ("heads", "head_dim", "embed"), 2, kernel_init=merge_init, name="proj", **common
+        )
+        query = jnp.broadcast_to(q(latent), (b, 1, *heads))
+        key, value = jnp.moveaxis(kv(x), -3, 0)
+        # One query has no (n, n) weights to avoid, so a fused kernel would gain nothing.
+        mixed, _ = attend(query.astype(key.dtype), key, value, backend="xla")
+        y = proj(mixed)
+        norm = make_norm(self.norm_layer, epsilon=self.norm_eps, name="norm", **common)
+        return (y + Mlp(**self.mlp, **common, name="mlp")(norm(y)))[:, 0]
+
+
+# Xavier for a kernel (d, h, hd).
+query_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=0, out_axis=(1, 2))

@@ -1,0 +1,115 @@
+"""Model names: what each stands for, how to find one, how to build one."""
+
+import dataclasses
+import difflib
+import fnmatch
+from typing import Any
+
+from flax import linen as nn
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How a model's images are prepared.
+
+    Attributes:
+        mean: subtracted from each channel, images in [0, 1].
+        std: each channel is divided by it after that.
+        interpolation: "bicubic" or "bilinear".
+        crop_pct: at evaluation the centre that is kept, as a share of the resized short side.
+    """
+
+    mean: tuple[float, ...] = HALF
+    std: tuple[float, ...] = HALF
+    interpolation: str = "bicubic"
+    crop_pct: float = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """A name's module class, its hyper-parameters, and its preprocessing."""
+
+    module: type[nn.Module]
+    hyper_parameters: dict[str, Any]
+    preprocessing: Preprocessing
+
+
+_MODELS: dict[str, ModelSpec] = {}
+
+
+def register(
+    name: str,
+    module: type[nn.Module],
+    preprocessing: Preprocessing = Preprocessing(),
+    **hyper_parameters: Any,
+) -> None:
+    """Gives a model a name.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if name in _MODELS:
+        raise ValueError(f"model {name!r} is registered twice")
+    _MODELS[name] = ModelSpec(module, hyper_parameters, preprocessing)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of models that match a shell pattern, such as "vit_base*", in alphabetical order."""
+    return sorted(fnmatch.filter(_MODELS, pattern))
+
+
+def model_spec(name: str) -> ModelSpec:
+    """What a name stands for.
+
+    Raises:
+        ValueError: no such model; names the nearest.
+    """
+    if name not in _MODELS:
+        raise ValueError(
+            f"unknown model {name!r}{_nearest(name, _MODELS)}; vit_jax.list_models() lists all"
+        )
+    return _MODELS[name]
+
+
+def preprocessing(name: str) -> Preprocessing:
+    """How images are prepared for the model `name`.
+
+    Raises:
+        ValueError: no such model.
+    """
+    return model_spec(name).preprocessing
+
+
+def create_model(name: str, **overrides: Any) -> nn.Module:
+    """Builds a Flax module by name.
+
+    Args:
+        name: one of `list_models()`, as "vit_base_patch16_224".
+        **overrides: hyper-parameters that differ from the name's, as `num_classes=10` or
+            `img_size=(192, 256)`.
+
+    Returns:
+        The module; `module.init(key, images)` draws its parameters.
+
+    Raises:
+        ValueError: unknown name or hyper-parameter (names the nearest), or values that
+            contradict each other.
+    """
+    spec = model_spec(name)
+    fields = [f.name for f in dataclasses.fields(spec.module) if f.name not in ("parent", "name")]
+    for key in overrides:
+        if key not in fields:
+            raise ValueError(
+                f"{spec.module.__name__} has no hyper-parameter {key!r}{_nearest(key, fields)}"
+            )
+    module = spec.module(**{**spec.hyper_parameters, **overrides})
+    module.check()
+    return module
+
+
+def _nearest(name: str, names: Any) -> str:
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -1,0 +1,580 @@
+"""The Vision Transformer: one encoder whose parts can be exchanged.
+
+Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021), section 3.1. In its order:
+
+    images -> [ResNet] -> patches -> + positions -> blocks -> norm -> pool -> [pre-logits] -> head
+
+A plain member of the family (DeiT, CLIP's and SigLIP's image towers, DINOv2, ViT-22B, ...) is a
+choice of hyper-parameters, listed by name at the end of this file under the names timm uses.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from vit_jax.models import registry
+from vit_jax.models.layers import resnet, rope
+from vit_jax.models.layers.drop import Key, dropout, kept_patches, split
+from vit_jax.models.layers.encoder import Encoder
+from vit_jax.models.layers.linear import Linear, named
+from vit_jax.models.layers.norm import make_norm
+from vit_jax.models.layers.patch import PatchEmbed
+from vit_jax.models.layers.pool import POOLS, AttentionPool
+from vit_jax.models.layers.position import PositionEmbed
+from vit_jax.models.partitioning import PlainModule
+
+Size = int | tuple[int, int]
+
+
+@struct.dataclass
+class Intermediates:
+    """What a forward pass saw on its way, for `capture=(...)`. What was not asked for is None.
+
+    Attributes:
+        embedding: tokens that enter the first block `(b, n, d)`; class, distillation and register
+            tokens come first, then the patches in raster order.
+        tokens: tokens after each block `(depth, b, n, d)`; asked for by "tokens".
+        attention: attention weights of each block `(depth, b, h, n, n)`, rows sum to one; asked
+            for by "attention".
+        features: tokens after the final norm `(b, n, d)`.
+    """
+
+    embedding: jax.Array | None = None
+    tokens: jax.Array | None = None
+    attention: jax.Array | None = None
+    features: jax.Array | None = None
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """`(height, width)` of a size given as one number or two."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+class VisionTransformer(PlainModule):
+    """A plain Vision Transformer on images `(b, height, width, channels)`, floating point.
+
+    Attributes:
+        img_size: height and width in pixels that the position table is made for.
+        patch_size: height and width of a patch.
+        in_chans: channels of the images.
+        num_classes: outputs of the head; 0 for no head (the result is the pooled features).
+        global_pool: "token" (class token), "avg" (mean of patches), "token_avg" (class token and
+            mean of patches side by side, `2 * embed_dim` wide), "map" (multi-head attention
+            pooling) or "none" (every token).
+        embed_dim: width of a token, d.
+        depth: number of blocks.
+        num_heads: attention heads, h.
+        mlp_ratio: width of the MLP's second layer's input over `embed_dim`.
+        mlp_layer: "mlp" or "swiglu".
+        act_layer: "gelu" (erf), "gelu_tanh", "quick_gelu", "relu" or "silu".
+        norm_layer: "layernorm", "layernorm_nobias" or "rmsnorm".
+        norm_eps: epsilon of every norm.
+        qkv_bias: biases on queries, keys and values.
+        k_bias: False takes the bias off the keys.
+        proj_bias: bias on the attention's output.
+        mlp_bias: biases in the MLP.
+        patch_bias: bias of the patch embedding.
+        qk_norm: norm on queries and keys, head by head.
+        init_values: initial LayerScale, None for no LayerScale.
+        parallel_block: attention and MLP side by side (ViT-22B).
+        class_token: a class token in front.
+        dist_token: a distillation token after it (DeiT), with a head of its own; the logits are
+            the mean of both heads.
+        reg_tokens: how many register tokens follow (Darcet et al. 2024).
+        pos_embed: "learn", "learn_2d", "sincos_1d", "sincos_2d" or "none".
+        no_embed_class: the table has no rows for the tokens in front.
+        rope: rotary embedding of queries and keys, "axial" or "dinov3", or None.
+        rope_temperature: base of its frequencies (EVA-02 10000, DINOv3 100).
+        pre_norm: norm before the first block (CLIP).
+        final_norm: norm after the last block.
+        fc_norm: that norm comes after pooling; None means with "avg" only.
+        pool_include_prefix: "avg" and "map" pool over the tokens in front too.
+        representation_size: width of a tanh layer before the head, or None.
+        dynamic_img_size: other image sizes are taken and the positions resampled.
+        resnet_layers: bottlenecks in each stage of a ResNet in front (hybrid), or None.
+        drop_rate: dropout before the head.
+        pos_drop_rate: dropout of the embedded tokens.
+        patch_drop_rate: share of patches left out of each image in training.
+        proj_drop_rate: dropout after each projection and in the MLP.
+        attn_drop_rate: dropout of attention weights.
+        drop_path_rate: stochastic depth of the last block.
+        scan: one traced block for all (see `layers.encoder`).
+        remat: rematerialisation of blocks: "none", "full" or a policy's name.
+        attn_backend: see `layers.attention`.
+        dtype: computation dtype, as "bfloat16"; None follows inputs and parameters.
+        param_dtype: dtype the parameters are drawn in.
+
+    Raises:
+        ValueError: hyper-parameters contradict each other, or images do not fit `img_size`.
+    """
+
+    img_size: Size = 224
+    patch_size: Size = 16
+    in_chans: int = 3
+    num_classes: int = 1000
+    global_pool: str = "token"
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    mlp_layer: str = "mlp"
+    act_layer: str = "gelu"
+    norm_layer: str = "layernorm"
+    norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    k_bias: bool = True
+    proj_bias: bool = True
+    mlp_bias: bool = True
+    patch_bias: bool = True
+    qk_norm: bool = False
+    init_values: float | None = None
+    parallel_block: bool = False
+    class_token: bool = True
+    dist_token: bool = False
+    reg_tokens: int = 0
+    pos_embed: str = "learn"
+    no_embed_class: bool = False
+    rope: str | None = None
+    rope_temperature: float = 100.0
+    pre_norm: bool = False
+    final_norm: bool = True
+    fc_norm: bool | None = None
+    pool_include_prefix: bool = False
+    representation_size: int | None = None
+    dynamic_img_size: bool = False
+    resnet_layers: tuple[int, ...] | None = None
+    drop_rate: float = 0.0
+    pos_drop_rate: float = 0.0
+    patch_drop_rate: float = 0.0
+    proj_drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    scan: bool = False
+    remat: str = "none"
+    attn_backend: str = "auto"
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    # What follows from the hyper-parameters.
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens in front of the patches."""
+        return int(self.class_token) + int(self.dist_token) + self.reg_tokens
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """Pixels between neighbouring tokens, down and across."""
+        ph, pw = pair(self.patch_size)
+        step = 1 if self.resnet_layers is None else resnet.resnet_stride(self.resnet_layers)
+        return ph * step, pw * step
+
+    @property
+    def mlp_hidden(self) -> int:
+        """Width of what enters the MLP's second layer."""
+        return int(self.embed_dim * self.mlp_ratio)
+
+    @property
+    def norm_after_pool(self) -> bool:
+        """The final norm comes after pooling."""
+        return self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
+
+    def grid(self, img_size: Size | None = None) -> tuple[int, int]:
+        """Rows and columns of patches of an image (by default of `img_size`).
+
+        Raises:
+            ValueError: a side is not divisible by the patch.
+        """
+        size = pair(self.img_size if img_size is None else img_size)
+        for side, stride, name in zip(size, self.stride, ("height", "width")):
+            if side % stride or side == 0:
+                down, up = side // stride * stride, -(-side // stride) * stride
+                raise ValueError(
+                    f"image {name} {side} is not divisible by the patch ({stride} pixels): "
+                    f"use {max(down, stride)} or {max(up, stride)}"
+                )
+        return size[0] // self.stride[0], size[1] // self.stride[1]
+
+    def check(self) -> None:
+        """Raises ValueError where hyper-parameters contradict each other."""
+        self.grid()
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim={self.embed_dim} is not divisible by num_heads={self.num_heads}"
+            )
+        if self.global_pool not in POOLS:
+            raise ValueError(f"global_pool={self.global_pool!r} is unknown; choose one of {POOLS}")
+        if self.global_pool.startswith("token") and not self.class_token:
+            raise ValueError(f"global_pool={self.global_pool!r} needs class_token=True")
+        if self.dist_token and (self.global_pool != "token" or not self.num_classes):
+            raise ValueError("dist_token=True needs global_pool='token' and num_classes > 0")
+        if self.mlp_layer not in ("mlp", "swiglu"):
+            raise ValueError(f"mlp_layer={self.mlp_layer!r} is unknown; choose 'mlp' or 'swiglu'")
+
+    # The parts.
+
+    def setup(self) -> None:  # noqa: D102
+        self.check()
+        d, common = self.embed_dim, self._dtypes()
+        if self.resnet_layers is not None:
+            self.backbone = resnet.ResNet(tuple(self.resnet_layers), **common)
+        self.patch_embed = PatchEmbed(pair(self.patch_size), d, self.patch_bias, **common)
+        zeros = named(nn.initializers.zeros, None, None, "embed")
+        small = named(nn.initializers.normal(0.02), None, None, "embed")
+        if self.class_token:
+            self.cls_token = self.param("cls_token", zeros, (1, 1, d), self.param_dtype)
+        if self.dist_token:
+            self.dist = self.param("dist_token", small, (1, 1, d), self.param_dtype)
+        if self.reg_tokens:
+            shape = (1, self.reg_tokens, d)
+            self.reg_token = self.param("reg_token", small, shape, self.param_dtype)
+        if self.pos_embed != "none":
+            prefix = 0 if self.no_embed_class else self.num_prefix_tokens
+            self.positions = PositionEmbed(
+                self.pos_embed, self.grid(), d, prefix, self.param_dtype, name="pos_embed"
+            )
+        if self.pre_norm:
+            self.norm_pre = self._norm()
+        self.encoder = Encoder(
+            depth=self.depth,
+            block=self._block(),
+            drop_path_rate=self.drop_path_rate,
+            scan=self.scan,
+            remat=self.remat,
+        )
+        if self.final_norm:
+            if self.norm_after_pool:
+                self.fc_norm_ = self._norm(name="fc_norm")
+            else:
+                self.norm = self._norm()
+        if self.global_pool == "map":
+            self.attn_pool = AttentionPool(
+                self.num_heads,
+                self._mlp(drop=0.0),
+                norm_layer=self.norm_layer,
+                norm_eps=self.norm_eps,
+                backend=self.attn_backend,
+                **common,
+            )
+        if self.representation_size is not None:
+            self.pre_logits = Linear((self.representation_size,), ("embed", None), **common)
+        if self.num_classes:
+            self.head = self._head("head")
+            if self.dist_token:
+                self.head_dist = self._head("head_dist")
+
+    def _dtypes(self) -> dict[str, Any]:
+        return dict(dtype=self.dtype, param_dtype=self.param_dtype)
+
+    def _norm(self, name: str | None = None) -> nn.Module:
+        return make_norm(self.norm_layer, epsilon=self.norm_eps, name=name, **self._dtypes())
+
+    def _mlp(self, drop: float) -> dict[str, Any]:
+        gated = self.mlp_layer == "swiglu"
+        return dict(
+            hidden=self.mlp_hidden,
+            activation=self.act_layer,
+            gated=gated,
+            use_bias=self.mlp_bias,
+            drop=drop,
+        )
+
+    def _block(self) -> dict[str, Any]:
+        """Hyper-parameters of one block."""
+        attention = dict(
+            num_heads=self.num_heads,
+            qkv_bias=self.qkv_bias,
+            k_bias=self.k_bias,
+            qk_norm=self.qk_norm,
+            proj_bias=self.proj_bias,
+            norm_layer=self.norm_layer,
+            norm_eps=self.norm_eps,
+            attn_drop=self.attn_drop_rate,
+            proj_drop=self.proj_drop_rate,
+            rope=self.rope,
+            backend=self.attn_backend,
+        )
+        return dict(
+            attention=attention,
+            mlp=self._mlp(drop=self.proj_drop_rate),
+            parallel=self.parallel_block,
+            init_values=self.init_values,
+            norm_layer=self.norm_layer,
+            norm_eps=self.norm_eps,
+            **self._dtypes(),
+        )
+
+    def _head(self, name: str) -> nn.Module:
+        """A linear classifier that starts at zero, computed in at least float32."""
+        wide = None if self.dtype is None else jnp.promote_types(self.dtype, jnp.float32)
+        return Linear(
+            (self.num_classes,),
+            ("embed", "classes"),
+            kernel_init=nn.initializers.zeros,
+            dtype=wide,
+            param_dtype=self.param_dtype,
+            name=name,
+        )
+
+    # The forward pass.
+
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, capture: tuple[str, ...] = ()
+    ) -> jax.Array | tuple[jax.Array, Intermediates]:
+        """Logits of images.
+
+        Args:
+            images: `(b, height, width, channels)`, floating point, normalised.
+            train: dropout and stochastic depth are on; needs `rngs={"dropout": key}`.
+            capture: any of "tokens" and "attention": also returns `Intermediates`.
+
+        Returns:
+            Logits `(b, num_classes)`; without a head the pooled features `(b, embed_dim)`, and
+            with `global_pool="none"` one result a token. With `capture`, a pair of that and
+            `Intermediates`.
+        """
+        stochastic = train and self._drops()
+        keys = split(self.make_rng("dropout") if stochastic else None, 3)
+        embedding, angles = self.embed(images, keys[0])
+        tokens, found = self.encoder(embedding, angles, keys[1], tuple(capture))
+        features = self.normalize(tokens)
+        output = self.classify(self.pool(features), keys[2])
+        if not capture:
+            return output
+        return output, Intermediates(embedding=embedding, features=features, **found)
+
+    def embed(self, images: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array | None]:
+        """Tokens that enter the first block `(b, n, d)`, and their rotary angles or None."""
+        self._check_images(images)
+        key_pos, key_patch = split(key, 2)
+        if self.resnet_layers is not None:
+            images = self.backbone(images)
+        x = self.patch_embed(images)
+        b, grid, d = x.shape[0], x.shape[1:3], x.shape[3]
+        x = x.reshape(b, -1, d)
+        rows = 0.0
+        if self.pos_embed != "none":
+            rows = self.positions(grid).astype(x.dtype)
+        x = self._prepend(x + rows) if self.no_embed_class else self._prepend(x) + rows
+        x = dropout(x, self.pos_drop_rate, key_pos)
+        angles = self._angles(grid)
+        kept = kept_patches(key_patch, b, grid[0] * grid[1], self.patch_drop_rate)
+        if kept is not None:
+            prefix, patches = jnp.split(x, [self.num_prefix_tokens], axis=1)
+            patches = jnp.take_along_axis(patches, kept[:, :, None], axis=1)
+            x = jnp.concatenate([prefix, patches], axis=1)
+            angles = None if angles is None else angles[0][kept]
+        return (self.norm_pre(x) if self.pre_norm else x), angles
+
+    def normalize(self, tokens: jax.Array) -> jax.Array:
+        """The final norm of `(b, n, d)`, where it comes before pooling."""
+        if self.final_norm and not self.norm_after_pool:
+            return self.norm(tokens)
+        return tokens
+
+    def pool(self, features: jax.Array) -> jax.Array:
+        """One vector an image, `(b, d)`; with "token_avg" `(b, 2 d)`, with "none" `(b, n, d)`.
+
+        With a distillation token: `(b, 2, d)`, class and distillation token.
+        """
+        pooled_from = (
+            features if self.pool_include_prefix else features[:, self.num_prefix_tokens :]
+        )
+        if self.dist_token:
+            pooled = features[:, :2]
+        elif self.global_pool == "token":
+            pooled = features[:, 0]
+        elif self.global_pool == "avg":
+            pooled = pooled_from.mean(axis=1)
+        elif self.global_pool == "token_avg":
+            pooled = jnp.concatenate([features[:, 0], pooled_from.mean(axis=1)], axis=-1)
+        elif self.global_pool == "map":
+            pooled = self.attn_pool(pooled_from)
+        else:
+            pooled = features
+        if self.final_norm and self.norm_after_pool:
+            pooled = self.fc_norm_(pooled)
+        return pooled
+
+    def classify(self, pooled: jax.Array, key: Key = None) -> jax.Array:
+        """Logits `(b, num_classes)` of pooled features, in at least float32."""
+        if self.dist_token:
+            return self.heads(pooled, key).mean(axis=1)
+        if self.representation_size is not None:
+            pooled = jnp.tanh(self.pre_logits(pooled))
+        pooled = dropout(pooled, self.drop_rate, key)
+        return self.head(pooled) if self.num_classes else pooled
+
+    def heads(self, pooled: jax.Array, key: Key = None) -> jax.Array:
+        """Logits of class and distillation token `(b, 2, num_classes)`, each from its own head."""
+        pooled = dropout(pooled, self.drop_rate, key)
+        return jnp.stack([self.head(pooled[:, 0]), self.head_dist(pooled[:, 1])], axis=1)
+
+    def _drops(self) -> bool:
+        rates = (
+            self.drop_rate,
+            self.pos_drop_rate,
+            self.patch_drop_rate,
+            self.proj_drop_rate,
+            self.attn_drop_rate,
+            self.drop_path_rate,
+        )
+        return any(rate > 0 for rate in rates)
+
+    def _check_images(self, images: jax.Array) -> None:
+        if images.ndim != 4 or images.shape[-1] != self.in_chans:
+            raise ValueError(
+                f"expected images (batch, height, width, {self.in_chans}), got {images.shape}"
+            )
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(f"expected floating-point, normalised images, got {images.dtype}")
+        size = images.shape[1:3]
+        self.grid(size)
+        if size != pair(self.img_size) and not self.dynamic_img_size:
+            raise ValueError(
+                f"this model is built for images of {pair(self.img_size)}, got {size}: build it "
+                f"with img_size={size}, or with dynamic_img_size=True to resample positions"
+            )
+
+    def _prepend(self, patches: jax.Array) -> jax.Array:
+        """Puts class, distillation and register tokens in front of `(b, n, d)`."""
+        front = []
+        if self.class_token:
+            front.append(self.cls_token)
+        if self.dist_token:
+            front.append(self.dist)
+        if self.reg_tokens:
+            front.append(self.reg_token)
+        b, _, d = patches.shape
+        front = [jnp.broadcast_to(t, (b, t.shape[1], d)).astype(patches.dtype) for t in front]
+        return jnp.concatenate([*front, patches], axis=1)
+
+    def _angles(self, grid: tuple[int, int]) -> jax.Array | None:
+        if self.rope is None:
+            return None
+        head_dim = self.embed_dim // self.num_heads
+        return jnp.asarray(rope.rope_angles(self.rope, grid, head_dim, self.rope_temperature))[None]
+
+    # The cost.
+
+    def flops(self, img_size: Size | None = None) -> int:
+        """Floating-point operations of one image's forward pass (2 for a multiply-add).
+
+        Counts matrix products and convolutions: what the hardware's peak rate is about.
+
+        Args:
+            img_size: height and width, by default the model's own.
+        """
+        height, width = pair(self.img_size if img_size is None else img_size)
+        rows, columns = self.grid((height, width))
+        patches, d = rows * columns, self.embed_dim
+        n = patches + self.num_prefix_tokens
+        ph, pw = pair(self.patch_size)
+        mlp = (3 if self.mlp_layer == "swiglu" else 2) * d * self.mlp_hidden
+        total, channels = 0, self.in_chans
+        if self.resnet_layers is not None:
+            total += resnet.resnet_flops(self.resnet_layers, height, width, channels)
+            channels = resnet.resnet_channels(self.resnet_layers)
+        total += 2 * patches * ph * pw * channels * d
+        total += self.depth * 2 * (n * (4 * d * d + mlp) + 2 * n * n * d)
+        if self.global_pool == "map":
+            pooled = n if self.pool_include_prefix else patches
+            total += 2 * (pooled * 2 * d * d + 2 * pooled * d + 2 * d * d + mlp)
+        outputs = n if self.global_pool == "none" else 1
+        width_in = 2 * d if self.global_pool == "token_avg" else d
+        if self.representation_size is not None:
+            total += 2 * outputs * width_in * self.representation_size
+            width_in = self.representation_size
+        return total + 2 * outputs * width_in * self.num_classes * (2 if self.dist_token else 1)
+
+
+# The names. Sizes: ViT (table 1), "Scaling Vision Transformers" (table 2: g and G), SoViT
+# (Alabdulmohsin et al. 2023: So400m), ViT-22B (table 1).
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": dict(embed_dim=192, depth=12, num_heads=3),
+    "small": dict(embed_dim=384, depth=12, num_heads=6),
+    "base": dict(embed_dim=768, depth=12, num_heads=12),
+    "large": dict(embed_dim=1024, depth=24, num_heads=16),
+    "huge": dict(embed_dim=1280, depth=32, num_heads=16),
+    "so400m": dict(embed_dim=1152, depth=27, num_heads=16, mlp_ratio=3.7362),
+    "giant": dict(embed_dim=1408, depth=40, num_heads=16, mlp_ratio=48 / 11),
+    "gigantic": dict(embed_dim=1664, depth=48, num_heads=16, mlp_ratio=64 / 13),
+    "22b": dict(
+        embed_dim=6144,
+        depth=48,
+        num_heads=48,
+        parallel_block=True,
+        qk_norm=True,
+        qkv_bias=False,
+        norm_layer="rmsnorm",  # "LayerNorms without bias and centering", section 2
+        class_token=False,
+        global_pool="map",
+    ),
+}
+PATCH_SIZES = (8, 14, 16, 32)
+
+
+def _register_all() -> None:
+    half = registry.Preprocessing()
+    imagenet = registry.Preprocessing(registry.IMAGENET_MEAN, registry.IMAGENET_STD)
+
+    def add(name: str, prep: registry.Preprocessing = half, **choices: Any) -> None:
+        registry.register(name, VisionTransformer, prep, **choices)
+
+    gap = dict(class_token=False, global_pool="avg")
+    registers = dict(no_embed_class=True, reg_tokens=4)
+    for size, widths in SIZES.items():
+        for patch in PATCH_SIZES:
+            for resolution in (224, 384):
+                if resolution % patch == 0:
+                    name = f"vit_{size}_patch{patch}_{resolution}"
+                    add(name, **widths, patch_size=patch, img_size=resolution)
+
+    for size in ("base", "huge", "giant"):
+        patch = 14 if size == "huge" else 16
+        norm = {} if size == "base" else dict(fc_norm=False)
+        add(f"vit_{size}_patch{patch}_gap_224", **SIZES[size], patch_size=patch, **gap, **norm)
+    add("vit_base_patch16_reg4_gap_256", **SIZES["base"], img_size=256, **gap, **registers)
+
+    # SigLIP's image towers: no class token, attention pooling, no classifier of their own.
+    siglip = dict(class_token=False, global_pool="map", num_classes=0)
+    for size, patch, resolutions in (
+        ("base", 16, (224, 256, 384, 512)),
+        ("large", 16, (256, 384, 512)),
+        ("so400m", 14, (224, 378, 384)),
+        ("so400m", 16, (256, 384, 512)),
+    ):
+        for resolution in resolutions:
+            pixels = resolution // patch * patch
+            name = f"vit_{size}_patch{patch}_siglip_{resolution}"
+            add(name, **SIZES[size], patch_size=patch, img_size=pixels, **siglip)
+
+    # DINOv2's backbones: LayerScale, optional registers, made for 518 pixels.
+    dino = dict(patch_size=14, img_size=518, init_values=1e-5, num_classes=0)
+    giant2 = dict(embed_dim=1536, depth=40, num_heads=24, mlp_ratio=2.66667)
+    giant2.update(mlp_layer="swiglu", act_layer="silu")
+    for size in ("small", "base", "large", "giant"):
+        widths = giant2 if size == "giant" else SIZES[size]
+        add(f"vit_{size}_patch14_dinov2", imagenet, **widths, **dino)
+        add(f"vit_{size}_patch14_reg4_dinov2", imagenet, **widths, **dino, **registers)
+
+    for size in ("tiny", "small", "base"):
+        add(f"deit_{size}_patch16_224", imagenet, **SIZES[size])
+        add(f"deit_{size}_distilled_patch16_224", imagenet, **SIZES[size], dist_token=True)
+    for resolution in (224, 384):
+        for size, layers, suffix in (
+            ("tiny", (), "r_s16_p8"),
+            ("small", (2, 2, 2, 2), "r26_s32"),
+            ("base", (2, 2, 2, 2), "r26_s32"),
+            ("base", (3, 4, 9), "r50_s16"),
+            ("large", (3, 4, 6, 3), "r50_s32"),
+        ):
+            hybrid = dict(resnet_layers=layers, patch_size=8 if not layers else 1)
+            name = f"vit_{size}_{suffix}_{resolution}"
+            add(name, **SIZES[size], **hybrid, img_size=resolution)
+
+
+_register_all()
