@@ -2,7 +2,7 @@
 
 For a run of T steps, numbered 0 to T - 1, with a warm-up of W and a cool-down of C steps:
 
-    steps 0 .. W        linear from initial_lr_fraction * peak to peak, reached at step W
+    steps 0 .. W        linear from initial_lr * peak to peak, reached at step W
     steps W .. T - C    the body:
         cosine    peak to final, half a cosine (Loshchilov & Hutter 2017, SGDR, eq. 5)
         linear    peak to final, a straight line
@@ -11,7 +11,7 @@ For a run of T steps, numbered 0 to T - 1, with a warm-up of W and a cool-down o
                   Transformers", section 3.5)
     steps T - C .. T    linear from where the body ends to final
 
-with final = final_lr_fraction * peak. The pieces meet, so the schedule is continuous. `cosine` and
+with final = final_lr * peak. The pieces meet, so the schedule is continuous. `cosine` and
 `linear` have reached final when a cool-down begins and stay there, as timm's cool-down epochs do.
 Step T is not run: with no cool-down the last step, T - 1, is one step short of final.
 """
@@ -33,11 +33,10 @@ SCHEDULE_DEFAULTS: dict[str, Any] = {
     "warmup_epochs": None,
     "cooldown_steps": None,  # one of the two; neither: no cool-down
     "cooldown_epochs": None,
-    "initial_lr_fraction": 0.0,  # of the peak, where the warm-up starts
-    "final_lr_fraction": 0.0,  # of the peak, where the run ends
-    "timescale": None,  # steps, rsqrt only; None: 10,000, the value of big_vision
+    "initial_lr": 0.0,  # of the peak, where the warm-up starts
+    "final_lr": 0.0,  # of the peak, where the run ends
+    "timescale": 10_000,  # of rsqrt, in steps; the value of big_vision
 }
-_RSQRT_TIMESCALE = 10_000
 _ENDS_AT_FINAL = ("cosine", "linear")
 _NAMES = (*_ENDS_AT_FINAL, "constant", "rsqrt")
 
@@ -99,11 +98,11 @@ def make_schedule(
     _check(c, warmup, cooldown, total_steps)
 
     body_steps = total_steps - warmup - cooldown
-    final = c["final_lr_fraction"] * peak
-    body = _body(name, peak, final, body_steps, c["timescale"] or _RSQRT_TIMESCALE)
+    final = c["final_lr"] * peak
+    body = _body(name, peak, final, body_steps, c["timescale"])
     pieces, boundaries = [body], []
     if warmup:
-        start = c["initial_lr_fraction"] * peak
+        start = c["initial_lr"] * peak
         pieces.insert(0, optax.linear_schedule(start, peak, warmup))
         boundaries.append(warmup)
     if cooldown:
@@ -135,15 +134,12 @@ def _check(c: dict[str, Any], warmup: int, cooldown: int, total_steps: int) -> N
             f"{lengths} leave no step for the {name} schedule in a run of {total_steps}; "
             "shorten them"
         )
-    for key in ("initial_lr_fraction", "final_lr_fraction"):
+    for key in ("initial_lr", "final_lr"):
         if not 0 <= c[key] <= 1:
             raise ValueError(f"schedule.{key} is {c[key]}; expected a fraction of the peak, 0 to 1")
-    if c["initial_lr_fraction"] and not warmup:
-        raise ValueError("schedule.initial_lr_fraction needs a warm-up: give warmup_steps")
-    if c["final_lr_fraction"] and not cooldown and name not in _ENDS_AT_FINAL:
-        raise ValueError(f"schedule.final_lr_fraction needs a cool-down with schedule {name!r}")
-    if c["timescale"] is not None and (name != "rsqrt" or c["timescale"] <= 0):
-        raise ValueError(
-            f"schedule.timescale is {c['timescale']} with schedule {name!r}; "
-            "expected a positive number of steps with 'rsqrt' and None otherwise"
-        )
+    if c["initial_lr"] and not warmup:
+        raise ValueError("schedule.initial_lr needs a warm-up: give warmup_steps")
+    if c["final_lr"] and not cooldown and name not in _ENDS_AT_FINAL:
+        raise ValueError(f"schedule.final_lr needs a cool-down with schedule {name!r}")
+    if c["timescale"] <= 0:
+        raise ValueError(f"schedule.timescale is {c['timescale']} steps; expected more than 0")
