@@ -1,0 +1,106 @@
+"""What a run says about itself before the first step."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+
+
+def parameter_table(params: Any, shardings: Any = None) -> str:
+    """Returns a table with a line for each parameter and a total.
+
+    Args:
+      params: tree of arrays or `jax.ShapeDtypeStruct`s.
+      shardings: tree of `NamedSharding`s of the same structure; None: those of the arrays.
+
+    Returns:
+      Columns name, shape, dtype, sharding (mesh axes of each array axis, "-" for none) and size
+      (number of elements).
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    places = [getattr(x, "sharding", None) for _, x in leaves]
+    if shardings is not None:
+        places = jax.tree.structure(params).flatten_up_to(shardings)
+    rows = [("name", "shape", "dtype", "sharding", "size")]
+    for (path, x), place in zip(leaves, places):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        shape = "x".join(map(str, x.shape)) or "scalar"
+        rows.append((name, shape, x.dtype.name, _placement(x.shape, place), f"{x.size:,}"))
+    total = sum(x.size for _, x in leaves)
+    rows.append(("total", "", "", bytes_text(_num_bytes(params)), f"{total:,}"))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths)]
+        lines.append("  ".join([*cells, row[-1].rjust(widths[-1])]))
+    return "\n".join(lines)
+
+
+def run_header(
+    name: str,
+    params: Any,
+    flops_per_image: int,
+    mesh: Mesh,
+    batch_size: int,
+    *,
+    batch_axes: Sequence[str] = ("data", "fsdp"),
+    accumulate_steps: int = 1,
+) -> str:
+    """Returns a few lines: model, parameters, FLOPs, mesh and layout of the batch.
+
+    Args:
+      name: of the model.
+      params: tree of arrays or `jax.ShapeDtypeStruct`s.
+      flops_per_image: of one forward pass.
+      mesh: the device mesh.
+      batch_size: images an update, over all devices.
+      batch_axes: mesh axes that split the batch.
+      accumulate_steps: parts in which the batch is computed one after the other.
+    """
+    count = sum(x.size for x in jax.tree.leaves(params))
+    device = mesh.devices.flat[0]
+    axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    processes = len({d.process_index for d in mesh.devices.flat})
+    shards = math.prod(mesh.shape[axis] for axis in batch_axes)
+    rows = batch_size / (shards * accumulate_steps)
+    layout = f"{batch_size} images an update, {rows:g} at a time on each of {shards} shards"
+    if accumulate_steps > 1:
+        layout += f", accumulated over {accumulate_steps} parts"
+    return "\n".join(
+        [
+            f"model   {name}: {count:,} parameters, {bytes_text(_num_bytes(params))}",
+            f"compute {flops_per_image / 1e9:,.3g} GFLOPs an image forward, "
+            f"{3 * flops_per_image / 1e9:,.3g} in training",
+            f"mesh    {axes}: {_plural(mesh.size, 'device')} ({device.device_kind}), "
+            f"{_plural(processes, 'process', 'processes')}",
+            f"batch   {layout}",
+        ]
+    )
+
+
+def bytes_text(count: float) -> str:
+    """Returns a number of bytes in the unit that suits it, such as "330.2 MiB"."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def _num_bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _placement(shape: tuple[int, ...], place: Any) -> str:
+    """The mesh axes of each array axis: "fsdp,-" for rows over fsdp and whole columns."""
+    if not isinstance(place, NamedSharding) or not shape:
+        return "-"
+    spec = [*place.spec, *[None] * (len(shape) - len(place.spec))]
+    names = [axes if axes is None or isinstance(axes, str) else "+".join(axes) for axes in spec]
+    return ",".join(name or "-" for name in names)
+
+
+def _plural(count: int, one: str, many: str | None = None) -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
