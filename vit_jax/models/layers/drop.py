@@ -35,7 +35,7 @@ def drop_path(x: jax.Array, rate: jax.Array | float, key: Key) -> jax.Array:
     """
     if key is None:
         return x
-    keep = 1.0 - jnp.asarray(rate, jnp.float32)
+    keep = 1.0 - jnp.asarray(rate)
     kept = jax.random.bernoulli(key, keep, (x.shape[0],) + (1,) * (x.ndim - 1))
     return jnp.where(kept, x / keep.astype(x.dtype), jnp.zeros_like(x))
 

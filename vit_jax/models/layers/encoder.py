@@ -68,7 +68,7 @@ class Encoder(nn.Module):
         if unknown:
             raise ValueError(f"cannot capture {sorted(unknown)}; choose from {CAPTURES}")
         keys = None if key is None else jax.random.split(key, self.depth)
-        rates = jnp.asarray(np.linspace(0.0, self.drop_path_rate, self.depth), jnp.float32)
+        rates = jnp.asarray(np.linspace(0.0, self.drop_path_rate, self.depth))
         block_class = Block
         if self.remat != "none":
             # Within a scan XLA cannot merge the recomputation with the forward pass anyway.
