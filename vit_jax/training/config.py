@@ -16,6 +16,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from vit_jax.training import overrides as overrides_lib
+from vit_jax.training.optim import OPTIMIZER_DEFAULTS
+from vit_jax.training.schedules import SCHEDULE_DEFAULTS
 
 OPEN_SECTIONS = ("model", "objective")
 
@@ -37,7 +39,7 @@ def base_config() -> ConfigDict:
     config.objective = _objective()
     config.data = _data()
     config.optim = _optim()
-    config.schedule = _schedule()
+    config.schedule = ConfigDict(SCHEDULE_DEFAULTS)  # each option is explained there
     config.ema_decay = 0.0  # of the parameters' running average, which is then what is evaluated
     config.accumulate_steps = 1  # micro-batches whose gradients are averaged before one update
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # devices per axis, one -1
@@ -93,63 +95,14 @@ def _data() -> ConfigDict:
 
 
 def _optim() -> ConfigDict:
-    """Options under an optimizer's name are Optax's own, by the same names and defaults."""
+    """One section for each optimizer; only that of the one named is read."""
     return ConfigDict(
         {
             "name": "adamw",  # one of the sections below
             "lr": 1e-3,  # at the peak of the schedule
             "weight_decay": 0.0,  # not on biases, norms, position embeddings and tokens
             "clip_norm": None,  # largest global norm of the gradient; None: no clipping
-            "adamw": {
-                "b1": 0.9,
-                "b2": 0.999,
-                "eps": 1e-8,
-                "eps_root": 0.0,
-                "mu_dtype": None,  # of the first moment, e.g. "bfloat16"; None: the parameter's
-                "nesterov": False,
-            },
-            "sgd": {"momentum": 0.9, "nesterov": False, "accumulator_dtype": None},
-            "adafactor": {
-                "min_dim_size_to_factor": 128,
-                "decay_rate": 0.8,
-                "decay_offset": 0,
-                "multiply_by_parameter_scale": True,
-                "clipping_threshold": 1.0,
-                "momentum": None,
-                "dtype_momentum": "float32",
-                "eps": 1e-30,
-                "factored": True,
-            },
-            "lamb": {"b1": 0.9, "b2": 0.999, "eps": 1e-6, "eps_root": 0.0},
-            "lion": {"b1": 0.9, "b2": 0.99, "mu_dtype": None},
-            "muon": {
-                "ns_coeffs": (3.4445, -4.775, 2.0315),
-                "ns_steps": 5,
-                "beta": 0.95,
-                "eps": 1e-8,
-                "mu_dtype": None,
-                "nesterov": True,
-                "adaptive": False,
-                "preconditioning": "frobenius",
-                "adam_b1": 0.9,  # Adam trains what is not a matrix
-                "adam_b2": 0.999,
-                "adam_eps_root": 0.0,
-                "consistent_rms": None,
-            },
-        }
-    )
-
-
-def _schedule() -> ConfigDict:
-    return ConfigDict(
-        {
-            "name": "cosine",  # "cosine" | "linear" | "constant" | "rsqrt"
-            "warmup_steps": None,  # linear rise from 0; neither given: none
-            "warmup_epochs": None,
-            "cooldown_steps": None,  # linear fall at the end; neither given: none
-            "cooldown_epochs": None,
-            "final_lr": 0.0,  # where the decay ends, as a fraction of the peak
-            "timescale": 10_000,  # of rsqrt, in steps
+            **OPTIMIZER_DEFAULTS,  # each option is explained there
         }
     )
 

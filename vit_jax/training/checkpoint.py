@@ -1,0 +1,289 @@
+"""Checkpoints: written in the background, checked when read. The only file that imports Orbax.
+
+A checkpoint `DIRECTORY/<step>` holds every array of the state under a flat name such as
+`params.blocks_0.norm1.scale`, and a record of them (see `vit_jax.training.record`).
+
+Orbax writes to a temporary folder and renames it, so a kill leaves no half checkpoint; and it
+restores onto any mesh. What is added here: names, shapes and dtypes are compared (Orbax casts
+silently), every array has a checksum (Orbax does not notice every flipped bit), and where the
+latest checkpoint is damaged, an earlier one is taken.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from vit_jax.training.checksum import checksums
+from vit_jax.training.ranking import Ranking
+from vit_jax.training.record import (
+    DamagedCheckpointError,
+    Record,
+    check_wanted,
+    describe,
+    flatten,
+    read_record,
+    seal,
+)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or none could be read."""
+
+
+def saved_steps(directory: str | os.PathLike[str]) -> list[int]:
+    """Returns the steps that have a complete checkpoint in `directory`, in ascending order."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        return []
+    # An unfinished one has a longer name until it is renamed.
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def record_of(directory: str | os.PathLike[str], step: int) -> Record:
+    """Returns the record of the checkpoint of `step`.
+
+    Raises:
+      DamagedCheckpointError: it cannot be read, or was changed.
+    """
+    return read_record(Path(directory) / str(step) / "record" / "metadata")
+
+
+def restore(directory: str | os.PathLike[str], step: int, targets: Any) -> tuple[Any, Record]:
+    """Reads the checkpoint of `step`; with several processes all of them have to.
+
+    Args:
+      directory: of the checkpoints.
+      step: one of `saved_steps(directory)`.
+      targets: a tree of `jax.ShapeDtypeStruct` with shardings, on any mesh; a field of the state
+        that is None is not read.
+
+    Returns:
+      The tree of arrays, and the record.
+
+    Raises:
+      ValueError: an array is missing, or has another shape or dtype than is wanted.
+      DamagedCheckpointError: what is on the disk is not what was written.
+    """
+    path = Path(directory).absolute() / str(step)
+    record = record_of(directory, step)
+    wanted = flatten(targets)
+    check_wanted(record, wanted, str(path))
+    arrays = _read_arrays(path / "state", wanted)
+    for name, checksum in checksums(arrays).items():
+        if checksum != record.arrays[name]["checksum"]:
+            raise DamagedCheckpointError(f"the checksum of {name} is wrong")
+    return jax.tree.unflatten(jax.tree.structure(targets), list(arrays.values())), record
+
+
+def _read_arrays(path: Path, wanted: dict[str, Any]) -> dict[str, jax.Array]:
+    """Reads arrays by name; either every process gets its part or every process raises."""
+    arrays, failure = {}, None
+    try:
+        # Not through a CheckpointManager: with several processes one that fails would leave the
+        # others waiting for it.
+        restored = ocp.PyTreeCheckpointHandler().restore(
+            epath.Path(path),
+            args=ocp.args.PyTreeRestore(
+                item=wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                partial_restore=True,
+            ),
+        )
+        arrays = {name: restored[name] for name in wanted}
+    except Exception as error:  # whatever Orbax and TensorStore make of what they find
+        failure = error
+    if _on_any_process(failure is not None):
+        reason = "on another process" if failure is None else _first_line(failure)
+        raise DamagedCheckpointError(f"it cannot be read: {reason}") from failure
+    return arrays
+
+
+class Checkpoints:
+    """Writes the checkpoints of one run; with several processes all make the same calls."""
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep_last: int = 3,
+        keep_best: int = 0,
+        best_metric: str = "top1",
+        best_mode: str = "max",
+    ):
+        """Opens the folder; what an interrupted save left there is removed.
+
+        Args:
+          directory: of the checkpoints; made where it is missing.
+          keep_last: number of the latest checkpoints that are kept.
+          keep_best: number of those with the best metric that are kept as well.
+          best_metric: name of that metric.
+          best_mode: "max" or "min".
+        """
+        self._directory = Path(directory).absolute()  # Orbax fails late on a relative one
+        self._ranking = rank(self._directory, best_metric, best_mode, keep_best)
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                cleanup_tmp_directories=True,
+                preservation_policy=_KeepLastAndBest(keep_last, self._ranking),
+                save_root_metadata=False,
+            ),
+        )
+
+    def is_among_best(self, metrics: dict[str, float]) -> bool:
+        """Returns whether a checkpoint with these metrics would be kept for its metric.
+
+        Raises:
+          ValueError: the metric to rank by is not among them.
+        """
+        return self._ranking.would_take(metrics)
+
+    def save(
+        self, state: Any, step: int, metrics: dict[str, float] | None, notes: dict[str, Any]
+    ) -> None:
+        """Copies the state off the devices and starts to write it; `wait` for the end.
+
+        Args:
+          state: the tree of arrays.
+          step: number of updates made.
+          metrics: of the evaluation at this step, if there was one.
+          notes: small values that JSON can hold.
+
+        Raises:
+          CheckpointError: this checkpoint or the one before could not be written.
+        """
+        self.wait()
+        arrays = flatten(state)
+        record = seal(Record(step, metrics, notes, describe(arrays)))
+        self._ranking.add(step, metrics)
+        with self._explained():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(arrays), record=ocp.args.JsonSave(record)
+                ),
+            )
+
+    def wait(self) -> None:
+        """Waits until the latest checkpoint is complete on the disk.
+
+        Raises:
+          CheckpointError: it could not be written.
+        """
+        with self._explained():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the latest checkpoint and ends the background threads.
+
+        Raises:
+          CheckpointError: it could not be written.
+        """
+        with self._explained():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever Orbax and TensorStore make of the state of the disk
+            complete = ", ".join(map(str, saved_steps(self._directory))) or "none"
+            raise CheckpointError(
+                f"a checkpoint could not be written to {self._directory}: {_first_line(error)}. "
+                f"Complete checkpoints there, by step: {complete}. Remove the cause (a full disk?) "
+                "and give the same command again to go on from the last of them."
+            ) from error
+
+    def restore_latest(
+        self, targets: Any, warn: Callable[[str], None]
+    ) -> tuple[Any, Record] | None:
+        """Reads the latest checkpoint that is not damaged.
+
+        Once an undamaged one was read, later ones are moved to the folder `damaged_checkpoints`
+        beside this one, so that their steps can be saved again.
+
+        Args:
+          targets: as for `restore`.
+          warn: is given a sentence for each damaged checkpoint.
+
+        Returns:
+          The tree of arrays and the record, or None where there is no checkpoint at all.
+
+        Raises:
+          ValueError: the checkpoint is of another state.
+          CheckpointError: there are checkpoints, and all are damaged.
+        """
+        damaged = []
+        for step in reversed(saved_steps(self._directory)):
+            try:
+                restored = restore(self._directory, step, targets)
+            except DamagedCheckpointError as error:
+                warn(f"the checkpoint of step {step} is damaged: {error}")
+                damaged.append(step)
+                continue
+            for bad in damaged:
+                self._set_aside(bad)
+            if damaged:
+                warn(f"going back to the checkpoint of step {step}")
+            return restored
+        if damaged:
+            raise CheckpointError(
+                f"all checkpoints in {self._directory} are damaged; move them away to start anew"
+            )
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        shelf = self._directory.parent / "damaged_checkpoints"
+        names = itertools.chain([f"{step}"], map(f"{step}.{{}}".format, itertools.count(2)))
+        if jax.process_index() == 0:
+            shelf.mkdir(exist_ok=True)
+            free = next(shelf / name for name in names if not (shelf / name).exists())
+            (self._directory / str(step)).rename(free)
+        _on_any_process(False)  # wait for process 0
+        self._ranking.remove(step)
+        self._manager.reload()
+
+
+@dataclasses.dataclass
+class _KeepLastAndBest:
+    """An Orbax preservation policy."""
+
+    keep_last: int
+    ranking: Ranking
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Returns for each checkpoint, in ascending order of steps, whether it stays."""
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*steps[-self.keep_last :], *self.ranking.best(steps)}
+        return [step in kept for step in steps]
+
+
+def rank(directory: str | os.PathLike[str], metric: str, mode: str, keep: int) -> Ranking:
+    """Returns the ranking of the checkpoints in `directory`; damaged records have no rank."""
+    ranking = Ranking(metric, mode, keep)
+    for step in saved_steps(directory):
+        with contextlib.suppress(DamagedCheckpointError):
+            ranking.add(step, record_of(directory, step).metrics)
+    return ranking
+
+
+def _on_any_process(flag: bool) -> bool:
+    """Returns on every process whether `flag` is true on one of them."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300] or type(error).__name__

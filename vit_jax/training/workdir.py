@@ -1,0 +1,133 @@
+"""The folder of a run: its configuration, and which run it belongs to.
+
+config.json        the resolved configuration
+versions.json      of the libraries
+metrics.jsonl      one JSON object a line
+tensorboard/       the same for TensorBoard
+checkpoints/       one folder a step
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from vit_jax.training.config import from_json, to_json
+from vit_jax.training.overrides import flat_keys
+
+LIBRARIES = (
+    "vit_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "tensorflow-datasets",
+    "ml-collections",
+    "numpy",
+)
+
+# What may differ when a run is resumed: where and how it is computed and how often it reports. The
+# rest decides what it computes. (Another mesh or accumulation changes rounding and, with the
+# latter, which units are dropped, but not what is minimised.)
+MAY_CHANGE = (
+    "accumulate_steps",
+    "checkpoint",
+    "data.cache",
+    "data.data_dir",
+    "data.eval_batch_size",
+    "data.workers",
+    "distributed",
+    "eval_every_steps",
+    "log_every_steps",
+    "mesh",
+    "model.attn_backend",
+    "model.remat",
+    "sharding_rules",
+)
+
+
+def checkpoints_dir(workdir: str | os.PathLike[str]) -> Path:
+    """Returns the folder of the checkpoints."""
+    return Path(workdir) / "checkpoints"
+
+
+def claim(workdir: str | os.PathLike[str], config: ConfigDict) -> None:
+    """Makes `workdir` the folder of this run, or checks that it is already.
+
+    Args:
+      workdir: made where it is missing.
+      config: resolved; what `MAY_CHANGE` names may differ from an earlier start.
+
+    Raises:
+      ValueError: the folder holds a run of another configuration; says which keys differ.
+    """
+    workdir = Path(workdir)
+    if (workdir / "config.json").exists():
+        different = differences(read_config(workdir), config)
+        if different:
+            raise ValueError(
+                f"{workdir} holds a run of another configuration:\n  "
+                + "\n  ".join(different)
+                + "\nuse another --workdir, or the configuration of that run"
+            )
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        _replace(workdir / "config.json", to_json(config))
+        _replace(workdir / "versions.json", json.dumps(versions(), indent=2) + "\n")
+
+
+def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
+    """Returns the resolved configuration of the run in `workdir`.
+
+    Raises:
+      FileNotFoundError: there is no run.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no run in {workdir}: {path.name} is missing there")
+    return from_json(path.read_text(encoding="utf-8"))
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Returns a line for each key whose values differ and that may not change."""
+    new = from_json(to_json(new))
+    lines = []
+    for key in sorted({*flat_keys(old), *flat_keys(new)}):
+        if any(key == name or key.startswith(name + ".") for name in MAY_CHANGE):
+            continue
+        before, now = (_value(config, key) for config in (old, new))
+        if before != now:
+            lines.append(f"{key}: {before} in the folder, {now} now")
+    return lines
+
+
+def _value(config: ConfigDict, key: str) -> str:
+    for name in key.split("."):
+        if name not in config:
+            return "not set"
+        config = config[name]
+    return repr(config)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python, of the main libraries and the kind of device."""
+    found = {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file that is at every moment the old one or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
