@@ -1,11 +1,12 @@
 """Model names: what each stands for, how to find one, how to build one."""
 
 import dataclasses
-import difflib
 import fnmatch
 from typing import Any
 
 from flax import linen as nn
+
+from vit_jax import naming
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -69,7 +70,7 @@ def model_spec(name: str) -> ModelSpec:
     """
     if name not in _MODELS:
         raise ValueError(
-            f"unknown model {name!r}{_nearest(name, _MODELS)}; vit_jax.list_models() lists all"
+            f"{naming.unknown('model', name, _MODELS)} vit_jax.list_models() lists all"
         )
     return _MODELS[name]
 
@@ -100,16 +101,7 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
     """
     spec = model_spec(name)
     fields = [f.name for f in dataclasses.fields(spec.module) if f.name not in ("parent", "name")]
-    for key in overrides:
-        if key not in fields:
-            raise ValueError(
-                f"{spec.module.__name__} has no hyper-parameter {key!r}{_nearest(key, fields)}"
-            )
+    naming.check_known(f"hyper-parameter of {spec.module.__name__}", overrides, fields)
     module = spec.module(**{**spec.hyper_parameters, **overrides})
     module.check()
     return module
-
-
-def _nearest(name: str, names: Any) -> str:
-    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
