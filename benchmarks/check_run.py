@@ -1,4 +1,4 @@
-"""Checks the final evaluation in a run's metrics.jsonl: `check_run.py WORKDIR --at-least top1=0.98`.
+"""Checks a run's last evaluation: `check_run.py WORKDIR --at-least top1=0.98`.
 
 Exits with 1 where the last evaluation stays below a bound or there is none.
 """
