@@ -71,8 +71,8 @@ def run_header(
     return "\n".join(
         [
             f"model   {name}: {count:,} parameters, {bytes_text(_num_bytes(params))}",
-            f"compute {flops_per_image / 1e9:,.3g} GFLOPs an image forward, "
-            f"{3 * flops_per_image / 1e9:,.3g} in training",
+            f"compute {_giga(flops_per_image)} GFLOPs an image forward, "
+            f"{_giga(3 * flops_per_image)} in training",
             f"mesh    {axes}: {_plural(mesh.size, 'device')} ({device.device_kind}), "
             f"{_plural(processes, 'process', 'processes')}",
             f"batch   {layout}",
@@ -100,6 +100,12 @@ def _placement(shape: tuple[int, ...], place: Any) -> str:
     spec = [*place.spec, *[None] * (len(shape) - len(place.spec))]
     names = [axes if axes is None or isinstance(axes, str) else "+".join(axes) for axes in spec]
     return ",".join(name or "-" for name in names)
+
+
+def _giga(count: float) -> str:
+    """In units of 1e9, three digits at least."""
+    count /= 1e9
+    return f"{count:,.0f}" if count >= 100 else f"{count:.3g}"
 
 
 def _plural(count: int, one: str, many: str | None = None) -> str:

@@ -1,0 +1,76 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from vit_jax.training.report import bytes_text, parameter_table, run_header
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+
+PARAMS = {
+    "head": {"kernel": jax.ShapeDtypeStruct((1000, 8), jnp.float32)},
+    "blocks": {"fc": {"kernel": jax.ShapeDtypeStruct((3, 8, 4), jnp.bfloat16)}},
+    "scale": jax.ShapeDtypeStruct((), jnp.float32),
+}
+
+
+def test_every_parameter_has_a_line(mesh):
+    specs = {
+        "head": {"kernel": PartitionSpec(("fsdp", "tensor"))},
+        "blocks": {"fc": {"kernel": PartitionSpec(None, "fsdp", "tensor")}},
+        "scale": PartitionSpec(),
+    }
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    rows = [line.split() for line in parameter_table(PARAMS, shardings).splitlines()]
+    assert rows == [
+        ["name", "shape", "dtype", "sharding", "size"],
+        ["blocks/fc/kernel", "3x8x4", "bfloat16", "-,fsdp,tensor", "96"],
+        ["head/kernel", "1000x8", "float32", "fsdp+tensor,-", "8,000"],
+        ["scale", "scalar", "float32", "-", "1"],
+        ["total", "31.4", "KiB", "8,097"],
+    ]
+
+
+def test_arrays_bring_their_own_sharding(mesh):
+    place = NamedSharding(mesh, PartitionSpec("data"))
+    table = parameter_table({"x": jax.device_put(jnp.zeros((4, 2)), place)})
+    assert table.splitlines()[1].split() == ["x", "4x2", "float32", "data,-", "8"]
+
+
+def test_columns_line_up(mesh):
+    lines = parameter_table(PARAMS).splitlines()
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_the_header_says_what_runs_where(mesh):
+    text = run_header("vit_tiny", PARAMS, 2_500_000_000, mesh, 64, accumulate_steps=2)
+    kind = jax.devices()[0].device_kind
+    assert text.splitlines() == [
+        "model   vit_tiny: 8,097 parameters, 31.4 KiB",
+        "compute 2.5 GFLOPs an image forward, 7.5 in training",
+        f"mesh    data=2 x fsdp=2 x tensor=2: 8 devices ({kind}), 1 process",
+        "batch   64 images an update, 8 at a time on each of 4 shards, accumulated over 2 parts",
+    ]
+
+
+def test_large_numbers_keep_their_digits(mesh):
+    text = run_header("vit_22b", PARAMS, 11_586_000_000_000, mesh, 64)
+    assert "11,586 GFLOPs an image forward, 34,758 in training" in text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1024, "1.0 KiB"),
+        (346_270_624, "330.2 MiB"),
+        (1.5 * 2**40, "1.5 TiB"),
+    ],
+)
+def test_bytes_text(count, text):
+    assert bytes_text(count) == text
