@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 import vit_jax
-from vit_jax.objectives import Classification, build_objective, losses, objective_defaults
+from vit_jax.objectives import (
+    Classification,
+    Objective,
+    build_objective,
+    losses,
+    objective_defaults,
+)
 
 TINY = dict(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, num_classes=6)
 
@@ -120,3 +126,10 @@ def test_defaults_are_those_of_the_builder():
         "label_smoothing": 0.0,
         "class_reduction": "mean",
     }
+
+
+def test_results_read_as_a_sentence():
+    objective = build_objective(config(), tiny_module())
+    results = {"loss": 0.07129, "top1": 0.98333, "top5": 1.0}
+    assert objective.describe(results) == "accuracy 98.33 %, top-5 100.00 %, loss 0.0713"
+    assert Objective(objective.module).describe({"a": 0.5, "b": 1e-6}) == "a 0.5, b 1e-06"

@@ -1,7 +1,7 @@
 """What an objective is: read this before writing one.
 
 The training loop knows nothing about classification, masked autoencoding or distillation. It holds
-an `Objective` and calls six methods, in this order:
+an `Objective` and calls its methods in this order:
 
     params, extra = objective.init(rng, batch)                      # once, before the first step
     # every step, inside one jitted function:
@@ -10,6 +10,7 @@ an `Objective` and calls six methods, in this order:
     extra = objective.after_update(params, extra, step)
     # every evaluation:
     results = objective.evaluation(context)
+    print(objective.describe(results))
 
 Two trees make up what the objective owns:
 
@@ -159,3 +160,11 @@ class Objective:
           context: the state to be evaluated and the means to run over the data.
         """
         return context.masked_means(self.evaluate)
+
+    def describe(self, results: dict[str, float]) -> str:
+        """Returns the results of `evaluation` as a short line for people.
+
+        Args:
+          results: as `evaluation` returned them.
+        """
+        return ", ".join(f"{name} {value:.4g}" for name, value in results.items())

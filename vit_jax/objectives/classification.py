@@ -51,6 +51,13 @@ class Classification(Objective):
             "top5": losses.top_k_correct(logits, label, 5),
         }
 
+    def describe(self, results: dict[str, float]) -> str:
+        """Returns such as "accuracy 98.33 %, top-5 100.00 %, loss 0.0713"."""
+        return (
+            f"accuracy {100 * results['top1']:.2f} %, top-5 {100 * results['top5']:.2f} %, "
+            f"loss {results['loss']:.4f}"
+        )
+
 
 def build_classification(
     module: nn.Module,
