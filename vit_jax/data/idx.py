@@ -1,0 +1,95 @@
+"""IDX files, the format of MNIST and its relatives (Fashion-MNIST, KMNIST, EMNIST): `idx:PATH`.
+
+The folder holds, each as it is or with `.gz`:
+
+    train-images-idx3-ubyte  train-labels-idx1-ubyte  t10k-images-idx3-ubyte  t10k-labels-idx1-ubyte
+
+An IDX file is four bytes (zero, zero, type, number of axes), one big-endian uint32 an axis, and
+the values in row-major order (LeCun's page on MNIST). Splits are "train" and "test"; classes are
+named by their number.
+"""
+
+import gzip
+import hashlib
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from vit_jax.data.sources import Example, Source
+
+PREFIXES = {"train": "train", "test": "t10k"}
+_UNSIGNED_BYTE = 0x08
+
+
+class IdxSource(Source):
+    """Grey images in memory, `(n, h, w)` uint8, with their labels."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, name: str):
+        self.images = images
+        self.labels = labels
+        self.name = name
+        self.class_names = tuple(map(str, range(int(labels.max()) + 1)))
+        digest = hashlib.sha256(labels.tobytes() + images.tobytes()).hexdigest()
+        self.fingerprint = f"idx:{len(labels)}:{digest}"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Example:
+        """One image `(h, w, 1)`."""
+        image = self.images[index][:, :, None]
+        return {"image": image, "label": int(self.labels[index]), "name": f"{self.name}[{index}]"}
+
+
+def open_source(path: str, split: str, data_dir: str | None = None) -> IdxSource:
+    """Opens a split of a folder of IDX files.
+
+    Args:
+      path: the folder; `~` is the home directory.
+      split: "train" or "test".
+      data_dir: not used.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: unknown split, or a file is not what its name says.
+    """
+    del data_dir
+    if split not in PREFIXES:
+        raise ValueError(f"IDX folder {path!r} has no split {split!r}: it has 'train' and 'test'")
+    folder = Path(path).expanduser()
+    images = read_idx(_find(folder, f"{PREFIXES[split]}-images-idx3-ubyte"), axes=3)
+    labels = read_idx(_find(folder, f"{PREFIXES[split]}-labels-idx1-ubyte"), axes=1)
+    if len(images) != len(labels) or not len(labels):
+        raise ValueError(f"{path!r}, {split}: {len(images)} images but {len(labels)} labels")
+    return IdxSource(images, labels, f"{folder / PREFIXES[split]}-images")
+
+
+def read_idx(path: Path, axes: int) -> np.ndarray:
+    """Reads one IDX file of unsigned bytes.
+
+    Raises:
+      ValueError: it is not one, has another number of axes, or is cut short.
+    """
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        data = gzip.decompress(data)
+    header = 4 + 4 * axes
+    if len(data) < header or data[:4] != bytes([0, 0, _UNSIGNED_BYTE, axes]):
+        raise ValueError(
+            f"{path} is no IDX file of unsigned bytes with {axes} axes: it begins with {data[:4]!r}"
+        )
+    shape = struct.unpack(f">{axes}I", data[4:header])
+    if len(data) != header + math.prod(shape):
+        raise ValueError(
+            f"{path} should hold {math.prod(shape)} values {shape}, it holds {len(data) - header}"
+        )
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _find(folder: Path, name: str) -> Path:
+    for candidate in (folder / name, folder / f"{name}.gz"):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f"no {name} or {name}.gz in {str(folder)!r}")
