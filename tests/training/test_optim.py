@@ -121,7 +121,7 @@ def test_sgd_is_that_of_torch(problem, nesterov):
 def test_sgd_without_momentum_and_with_decoupled_decay(problem):
     params, gradients = problem
     expected = dict(params["fc"])
-    ours = run(make_config("sgd", momentum=None, weight_decay=DECAY), *problem)
+    ours = run(make_config("sgd", momentum=0.0, weight_decay=DECAY), *problem)
     for grads in gradients:
         expected["kernel"] = expected["kernel"] * (1 - LR * DECAY) - LR * grads["fc"]["kernel"]
         expected["bias"] = expected["bias"] - LR * grads["fc"]["bias"]
@@ -159,7 +159,7 @@ def test_lamb_is_that_of_timm(problem, always_adapt):
         {},
         {"min_dim_size_to_factor": 2},
         {"min_dim_size_to_factor": 2, "clipping_threshold": 0.5, "beta2_cap": 0.3},
-        {"min_dim_size_to_factor": 2, "momentum": None, "decay_rate": 0.6},
+        {"min_dim_size_to_factor": 2, "momentum": 0.0, "decay_rate": 0.6},
         {"decay_offset": 2},
     ],
 )
@@ -193,7 +193,7 @@ def test_adafactor_of_2018_is_that_of_its_paper(problem):
             beta2_cap=1.0,
             clipping_threshold=1.0,
             multiply_by_parameter_scale=True,
-            momentum=None,
+            momentum=0.0,
         ),
         *problem,
     )
@@ -353,7 +353,7 @@ def test_weight_decay_is_lr_times_decay_times_parameter(name):
 @pytest.mark.parametrize("clip_norm", [0.1, 1e6])
 def test_clipping_bounds_the_global_norm(problem, clip_norm):
     params, gradients = problem
-    ours = run(make_config("sgd", momentum=None, clip_norm=clip_norm), params, gradients[:1])
+    ours = run(make_config("sgd", momentum=0.0, clip_norm=clip_norm), params, gradients[:1])
     grads = gradients[0]["fc"]
     norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
     factor = min(1, clip_norm / norm)
@@ -363,7 +363,7 @@ def test_clipping_bounds_the_global_norm(problem, clip_norm):
 
 def test_the_learning_rate_follows_the_schedule(problem):
     params, gradients = problem
-    config = make_config("sgd", momentum=None, schedule={"name": "linear", "warmup_steps": 2})
+    config = make_config("sgd", momentum=0.0, schedule={"name": "linear", "warmup_steps": 2})
     lr = learning_rate(config, total_steps=STEPS, steps_per_epoch=1)
     np.testing.assert_allclose(
         [lr(i) for i in range(STEPS)], LR * np.array([0, 0.5, 1, 2 / 3, 1 / 3]), rtol=1e-6
@@ -434,7 +434,7 @@ def test_every_option_of_optax_is_there():
         ("optim.lr is 0", {"lr": 0}),
         ("optim.weight_decay is -1", {"weight_decay": -1}),
         ("optim.clip_norm is 0", {"clip_norm": 0}),
-        ("nesterov needs", {"name": "sgd", "sgd": {"momentum": None, "nesterov": True}}),
+        ("nesterov needs", {"name": "sgd", "sgd": {"momentum": 0.0, "nesterov": True}}),
     ],
 )
 def test_mistakes_in_the_config_are_named(problem, message, change):

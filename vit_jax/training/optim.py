@@ -40,7 +40,7 @@ OPTIMIZER_DEFAULTS: dict[str, Options] = {
     },
     # Momentum 0.9 is what ViT was fine-tuned with (Dosovitskiy et al. 2021, appendix B.1.1).
     "sgd": {
-        "momentum": 0.9,  # None: none
+        "momentum": 0.9,  # 0: none
         "nesterov": False,
         "accumulator_dtype": None,  # of the momentum; None: the parameter's
     },
@@ -55,7 +55,7 @@ OPTIMIZER_DEFAULTS: dict[str, Options] = {
         "eps": 1e-30,
         "clipping_threshold": None,  # of the update's root mean square; the 2018 paper has 1
         "multiply_by_parameter_scale": False,  # the 2018 paper: True
-        "momentum": 0.9,  # None: none, as in the 2018 paper
+        "momentum": 0.9,  # 0: none, as in the 2018 paper
         "dtype_momentum": "bfloat16",
     },
     # You et al. 2020, algorithm 2.
@@ -177,10 +177,10 @@ def _adamw(o: Options, optim: Any, rules: Any) -> Transform:
 
 def _sgd(o: Options, optim: Any, rules: Any) -> Transform:
     momentum = optax.identity()
-    if o["momentum"] is not None:
+    if o["momentum"]:
         momentum = optax.trace(o["momentum"], o["nesterov"], o["accumulator_dtype"])
     elif o["nesterov"]:
-        raise ValueError("optim.sgd.nesterov needs optim.sgd.momentum, which is None")
+        raise ValueError("optim.sgd.nesterov needs optim.sgd.momentum, which is 0")
     return optax.chain(momentum, _decay(optim["weight_decay"], rules))
 
 
@@ -217,7 +217,7 @@ def _adafactor(o: Options, optim: Any, rules: Any) -> Transform:
         steps.append(optax.clip_by_block_rms(o["clipping_threshold"]))
     if o["multiply_by_parameter_scale"]:
         steps.append(optax.scale_by_param_block_rms())
-    if o["momentum"] is not None:
+    if o["momentum"]:
         steps.append(optax.ema(o["momentum"], False, o["dtype_momentum"]))
     return optax.chain(per_layer(optax.chain(*steps), rules), _decay(optim["weight_decay"], rules))
 
