@@ -41,7 +41,7 @@ setuptools.setup(
     install_requires=CORE,
     extras_require={
         "tpu": ["jax[tpu]"],
-        "cuda": ["jax[cuda13]"],
+        "cuda": ["jax[cuda]"],
         "torch": TORCH,
         "test": TEST + ORACLES,
         "dev": TEST + ORACLES + ["build>=1.2", "ruff==0.17.5"],

@@ -8,6 +8,7 @@ A plain member of the family (DeiT, CLIP's and SigLIP's image towers, DINOv2, Vi
 choice of hyper-parameters, listed by name at the end of this file under the names timm uses.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -17,13 +18,16 @@ from flax import struct
 
 from vit_jax.models import registry
 from vit_jax.models.layers import resnet, rope
+from vit_jax.models.layers.activation import ACTIVATIONS
+from vit_jax.models.layers.attention import BACKENDS
 from vit_jax.models.layers.drop import Key, dropout, kept_patches, split
-from vit_jax.models.layers.encoder import Encoder
+from vit_jax.models.layers.encoder import Encoder, remat_policy
 from vit_jax.models.layers.linear import Linear, named
-from vit_jax.models.layers.norm import make_norm
+from vit_jax.models.layers.mlp import MLPS
+from vit_jax.models.layers.norm import NORMS, make_norm
 from vit_jax.models.layers.patch import PatchEmbed
 from vit_jax.models.layers.pool import POOLS, AttentionPool
-from vit_jax.models.layers.position import PositionEmbed
+from vit_jax.models.layers.position import POS_EMBEDS, PositionEmbed
 from vit_jax.models.partitioning import PlainModule
 
 Size = int | tuple[int, int]
@@ -46,6 +50,18 @@ class Intermediates:
     tokens: jax.Array | None = None
     attention: jax.Array | None = None
     features: jax.Array | None = None
+
+
+# Fields that take one of a few names.
+CHOICES: dict[str, Collection[str | None]] = {
+    "global_pool": POOLS,
+    "mlp_layer": MLPS,
+    "act_layer": ACTIVATIONS,
+    "norm_layer": NORMS,
+    "pos_embed": POS_EMBEDS,
+    "rope": (None, *rope.ROPES),
+    "attn_backend": BACKENDS,
+}
 
 
 def pair(size: Size) -> tuple[int, int]:
@@ -205,14 +221,17 @@ class VisionTransformer(PlainModule):
             raise ValueError(
                 f"embed_dim={self.embed_dim} is not divisible by num_heads={self.num_heads}"
             )
-        if self.global_pool not in POOLS:
-            raise ValueError(f"global_pool={self.global_pool!r} is unknown; choose one of {POOLS}")
+        for field, choices in CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise ValueError(
+                    f"{field}={getattr(self, field)!r} is unknown; choose one of {tuple(choices)}"
+                )
         if self.global_pool.startswith("token") and not self.class_token:
             raise ValueError(f"global_pool={self.global_pool!r} needs class_token=True")
         if self.dist_token and (self.global_pool != "token" or not self.num_classes):
             raise ValueError("dist_token=True needs global_pool='token' and num_classes > 0")
-        if self.mlp_layer not in ("mlp", "swiglu"):
-            raise ValueError(f"mlp_layer={self.mlp_layer!r} is unknown; choose 'mlp' or 'swiglu'")
+        if self.remat != "none":
+            remat_policy(self.remat)
 
     # The parts.
 
