@@ -1,0 +1,1 @@
+"""The embedded data set: 1,797 real handwritten digits, as a TFDS builder of ours."""

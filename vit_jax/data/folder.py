@@ -1,0 +1,171 @@
+"""A folder of images, one sub-folder a class: `folder:PATH`.
+
+Two layouts:
+
+- `PATH/train/<class>/*` beside `PATH/val/<class>/*` (also `validation`, `valid`: three names of
+  one split) and/or `PATH/test/<class>/*`. Labels are the classes of `train`.
+- One folder of classes: `PATH/<class>/*`, or `PATH/train/<class>/*` alone. It is divided into
+  "train" and "test": within a class, images are ordered by the SHA-256 of their path relative to
+  the folder of classes, and the first tenth (rounded, at least one where the class has two or more)
+  is for testing. The division depends on nothing else: not on the order or the time of the files.
+
+Classes are sorted by name as text, as in torchvision's ImageFolder. Images may lie in folders below
+the class's. What is an image is told by the file name's ending.
+"""
+
+import collections
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+from vit_jax.data.sources import Example, Source
+
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+VALIDATION = ("val", "validation", "valid")
+TEST_FRACTION = 0.1  # of a class, where the folder has no split of its own
+
+_log = logging.getLogger(__name__)
+
+
+class FolderSource(Source):
+    """Images as files; see the module. `root` is the folder of classes."""
+
+    def __init__(self, root: Path, files: list[str], class_names: tuple[str, ...], split: str):
+        self.root = root
+        self.files = files  # relative to root, "<class>/...", sorted
+        self.class_names = class_names
+        self._labels = {name: label for label, name in enumerate(class_names)}
+        listing = "\n".join([split, *class_names, "", *files])
+        self.fingerprint = f"folder:{len(files)}:{_sha256(listing)}"
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Example:
+        """Reads a file; the image stays encoded."""
+        file = self.files[index]
+        path = self.root / file
+        label = self._labels[file.split("/", 1)[0]]
+        return {"image": path.read_bytes(), "label": label, "name": str(path)}
+
+
+def open_source(path: str, split: str, data_dir: str | None = None) -> FolderSource:
+    """Opens a split of a folder of images.
+
+    Args:
+      path: the folder; `~` is the home directory.
+      split: "train", "val" or "test", as far as the folder has them.
+      data_dir: not used.
+
+    Raises:
+      FileNotFoundError: there is no such folder, or no images where they are expected.
+      ValueError: there is no such split, or it has classes that "train" has not.
+    """
+    del data_dir
+    root = Path(path).expanduser()
+    splits = _split_folders(root)
+    if len(splits) > 1 or ("train" not in splits and splits):
+        return _open_given(root, splits, split)
+    return _open_divided(splits.get("train", root), split)
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Returns the folders that are splits, by the name they have."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {str(root)!r} (working directory {str(Path.cwd())!r})")
+    names = ("train", *VALIDATION, "test")
+    return {name: root / name for name in names if (root / name).is_dir()}
+
+
+def _open_given(root: Path, splits: dict[str, Path], split: str) -> FolderSource:
+    same = VALIDATION if split in VALIDATION else (split,)
+    found = [name for name in same if name in splits]
+    if len(found) != 1:
+        raise _no_split(root, split, list(splits))
+    files = _list_images(splits[found[0]])
+    class_names = tuple(files)
+    if "train" in splits and split != "train":
+        class_names = _class_folders(splits["train"])
+        strange = sorted(set(files) - set(class_names))
+        if strange:
+            raise ValueError(
+                f"{str(splits[found[0]])!r} has classes that {str(splits['train'])!r} has not: "
+                f"{', '.join(strange)}. The {len(class_names)} classes of train: "
+                f"{_shortened(class_names)}"
+            )
+    listed = sorted(file for of_class in files.values() for file in of_class)
+    return FolderSource(splits[found[0]], listed, class_names, found[0])
+
+
+def _open_divided(classes: Path, split: str) -> FolderSource:
+    if split not in ("train", "test"):
+        raise _no_split(classes, split, ["train", "test"])
+    files = _list_images(classes)
+    chosen: list[str] = []
+    for of_class in files.values():
+        train, test = divide(of_class)
+        chosen += train if split == "train" else test
+    if not chosen:
+        raise FileNotFoundError(
+            f"{str(classes)!r}: no class has two images, so none is left to test on"
+        )
+    return FolderSource(classes, sorted(chosen), tuple(files), split)
+
+
+def divide(files: list[str]) -> tuple[list[str], list[str]]:
+    """Divides one class's files into (train, test) by the rule of the module."""
+    by_hash = sorted(files, key=_sha256)
+    tests = max(round(TEST_FRACTION * len(files)), min(1, len(files) - 1))
+    return by_hash[tests:], by_hash[:tests]
+
+
+def _list_images(classes: Path) -> dict[str, list[str]]:
+    """Returns the images of every class as paths relative to `classes`, with "/" between parts."""
+    images: dict[str, list[str]] = {}
+    others: collections.Counter[str] = collections.Counter()
+    for name in _class_folders(classes):
+        files = images[name] = []
+        for folder, _, names in os.walk(classes / name, followlinks=True):
+            inside = Path(folder).relative_to(classes).as_posix()
+            for file in names:
+                ending = os.path.splitext(file)[1].lower()
+                if ending in ENDINGS:
+                    files.append(f"{inside}/{file}")
+                else:
+                    others[ending or file] += 1
+    empty = [name for name, files in images.items() if not files]
+    if empty:
+        found = ", ".join(f"{count} of {ending!r}" for ending, count in others.most_common(5))
+        raise FileNotFoundError(
+            f"{str(classes)!r}: no images in {_shortened(empty)}; images end in "
+            f"{' '.join(ENDINGS)}; other files found: {found or 'none'}"
+        )
+    if others:
+        _log.warning("%s: left out files that are not images: %s", classes, dict(others))
+    return images
+
+
+def _class_folders(classes: Path) -> tuple[str, ...]:
+    entries = sorted(os.scandir(classes), key=lambda entry: entry.name)
+    folders = tuple(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    if not folders:
+        found = _shortened([e.name for e in entries]) if entries else "nothing"
+        raise FileNotFoundError(
+            f"{str(classes)!r} has no class folders: expected <class>/<image> below it, "
+            f"found {found}"
+        )
+    return folders
+
+
+def _no_split(root: Path, split: str, there_is: list[str]) -> ValueError:
+    return ValueError(f"folder {str(root)!r} has no split {split!r}: it has {', '.join(there_is)}")
+
+
+def _shortened(names: list[str] | tuple[str, ...], most: int = 10) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(repr(name) for name in names[:most]) + rest
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,349 @@
+"""Batches, in an order and with an augmentation that depend on nothing but (seed, epoch, index).
+
+Training sees an endless row of *positions* 0, 1, 2 ... Position p is the example at place
+`p % n` of epoch `p // n`'s permutation of the n examples; batch k holds the positions
+`[k * batch_size, (k + 1) * batch_size)`, and process i of P has the i-th of P equal parts of its
+rows. So the whole state of the pipeline is the number of the next batch: a run continues at any
+batch with any number of worker processes and hosts and sees the same bytes.
+
+An epoch's permutation sorts the raw output of the Philox generator with key (seed, epoch). The
+generator that augments example i in that epoch is Philox with the same key and a counter that
+begins at (0, 0, 1 + skipped, i): streams of different examples cannot meet. (Philox: Salmon et al.
+2011, "Parallel random numbers: as easy as 1, 2, 3".) NumPy guarantees the raw output of Philox and
+its place for a key and counter; no state is needed to begin anywhere.
+
+Grain runs it: whole batches are its elements, computed by threads (decoding releases Python's lock)
+or by worker processes.
+"""
+
+import functools
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from vit_jax.data.decode import DecodeError
+from vit_jax.data.sources import Source
+from vit_jax.data.transforms import Transform
+
+Batch = dict[str, np.ndarray]
+OnError = Literal["stop", "skip"]
+
+FOREVER = 2**62  # batches; Grain's ranges end somewhere
+MAX_THREADS = 8  # batches decoded at once in one process; each holds a batch in memory
+
+_log = logging.getLogger(__name__)
+
+
+class LabelError(ValueError):
+    """A label outside of 0 to num_classes - 1."""
+
+
+class BatchIterator(Iterator[Batch]):
+    """Iterates over batches; `close()`, or leaving a `with`, ends its threads and processes."""
+
+    def __init__(self, grain_iterator: Any):
+        self._iterator = grain_iterator  # None once closed: Grain's queues hold semaphores
+
+    def __next__(self) -> Batch:
+        """Returns the next batch; StopIteration after the last one and once closed."""
+        if self._iterator is None:
+            raise StopIteration
+        return {name: _own(rows) for name, rows in next(self._iterator).items()}
+
+    def close(self) -> None:
+        """Ends threads and worker processes and frees their shared memory; may be repeated."""
+        if self._iterator is not None:
+            iterator, self._iterator = self._iterator, None
+            iterator.close()
+
+    def __enter__(self) -> "BatchIterator":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def _own(rows: np.ndarray) -> np.ndarray:
+    """Copies what a worker process left in shared memory, so that it can be freed at once."""
+    return rows if type(rows) is np.ndarray else np.array(rows)
+
+
+def train_batches(
+    source: Source,
+    transform: Transform,
+    *,
+    batch_size: int,
+    seed: int,
+    start_batch: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    on_error: OnError = "stop",
+    cache: bool = False,
+) -> BatchIterator:
+    """Returns this process's part of the training batches, endlessly.
+
+    Args:
+      source: the examples.
+      transform: from an encoded image to pixels.
+      batch_size: examples in a batch over all processes; `process_count` divides it.
+      seed: of order and augmentation, 0 or more.
+      start_batch: the number of the first batch: that of the last one seen before an interruption,
+        plus one.
+      process_index: which process this is, of
+      process_count: how many processes share each batch.
+      workers: worker processes that load batches; 0: threads of this process do.
+      on_error: what to do at an image that cannot be decoded. "stop": raise. "skip": the slot takes
+        the next decodable example in order, with a warning in the log for each file.
+      cache: keep examples in memory after the first reading: their decoded pixels where the
+        transform starts from the whole picture, else (a crop decoded at reduced scale) their
+        encoded bytes. The batches are the same either way. Every worker keeps its own.
+
+    Returns:
+      A closable iterator of
+        image: uint8 (batch_size / process_count, height, width, channels)
+        label: int32 (batch_size / process_count,)
+        skipped: int32 (batch_size / process_count,), how many undecodable examples were passed over
+          to fill the slot; the slots with skipped > 0 are those whose own example is bad.
+
+    Raises:
+      DecodeError: (from `next`) an image cannot be decoded, or with "skip", none can.
+      LabelError: (from `next`) a label outside the classes.
+      ValueError: a number is out of range, or `process_count` does not divide `batch_size`.
+    """
+    _check(source, batch_size, process_index, process_count, workers, on_error)
+    if seed < 0 or start_batch < 0:
+        raise ValueError(f"seed is {seed} and start_batch {start_batch}: expected 0 or more")
+    loader = _Loader(source, transform, on_error, cache)
+    load = _TrainBatch(loader, seed, batch_size, process_index, process_count)
+    return _run(load, start_batch, FOREVER, workers)
+
+
+def eval_batches(
+    source: Source,
+    transform: Transform,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    on_error: OnError = "stop",
+) -> BatchIterator:
+    """Returns this process's part of one pass over all examples, in the source's order.
+
+    Every example is in exactly one row of one process. Every process gets the same number of
+    batches of the same shape; rows beyond the last example are zeros with mask 0.
+
+    Args:
+      source: the examples.
+      transform: from an encoded image to pixels.
+      batch_size: examples in a batch over all processes; `process_count` divides it.
+      process_index: which process this is, of
+      process_count: how many processes share each batch.
+      workers: worker processes that load batches; 0: threads of this process do.
+      on_error: what to do at an image that cannot be decoded. "stop": raise. "skip": zeros with
+        mask 0 and skipped 1, with a warning in the log.
+
+    Returns:
+      A closable iterator of what `train_batches` gives and
+        mask: float32 (batch_size / process_count,), 1 for a row that counts.
+
+    Raises:
+      DecodeError, LabelError, ValueError: as `train_batches`.
+    """
+    _check(source, batch_size, process_index, process_count, workers, on_error)
+    loader = _Loader(source, transform, on_error, cache=False)
+    load = _EvalBatch(loader, batch_size, process_index, process_count)
+    return _run(load, 0, -(-len(source) // batch_size), workers)
+
+
+@functools.lru_cache(maxsize=4)  # batches in the making may lie in two epochs
+def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
+    """Returns the permutation of range(length) in which an epoch goes through the examples."""
+    bits = np.random.Philox(key=_key(seed, epoch)).random_raw(length)
+    order = np.argsort(bits, kind="stable")
+    return order.astype(np.int32) if length < 2**31 else order
+
+
+def _key(seed: int, epoch: int) -> int:
+    return seed + (epoch << 64)
+
+
+class _Randomness:
+    """Random generators of examples; making a new one for each would cost more than its use."""
+
+    def __init__(self):
+        self._bits = np.random.Philox(key=0)
+        self._generator = np.random.Generator(self._bits)
+        self._state = self._bits.state  # of a generator that has not been used
+
+    def of(self, seed: int, epoch: int, index: int, skipped: int = 0) -> np.random.Generator:
+        """Returns the generator of an example, valid until the next call."""
+        self._state["state"]["key"][:] = (seed, epoch)
+        self._state["state"]["counter"][:] = (0, 0, 1 + skipped, index)
+        self._bits.state = self._state
+        return self._generator
+
+
+class _Loader:
+    """Reads, caches and transforms single examples, and applies `on_error`."""
+
+    def __init__(self, source: Source, transform: Transform, on_error: OnError, cache: bool):
+        self.source = source
+        self.transform = transform
+        self.on_error = on_error
+        self._kept: dict[int, dict[str, Any]] | None = {} if cache else None
+        self._bad: set[int] = set()
+
+    def empty(self, rows: int) -> Batch:
+        """Returns a batch of zeros."""
+        target = self.transform.target
+        return {
+            "image": np.zeros((rows, *target.size, target.channels), np.uint8),
+            "label": np.zeros(rows, np.int32),
+            "skipped": np.zeros(rows, np.int32),
+        }
+
+    def fill(self, batch: Batch, row: int, index: int, rng: np.random.Generator) -> bool:
+        """Puts example `index` into a row. Returns False where it is to be skipped."""
+        example = self._read(index)
+        if not 0 <= example["label"] < self.source.num_classes:
+            raise LabelError(
+                f"{example['name']} has label {example['label']}: the data set has "
+                f"{self.source.num_classes} classes, expected 0 to {self.source.num_classes - 1}"
+            )
+        try:
+            batch["image"][row] = self.transform(example["image"], rng, example["name"])
+        except DecodeError as error:
+            if self.on_error == "stop":
+                raise
+            self._note(index, error)
+            return False
+        batch["label"][row] = example["label"]
+        return True
+
+    def _read(self, index: int) -> dict[str, Any]:
+        if self._kept is None:
+            return self.source[index]
+        example = self._kept.get(index)
+        if example is None:
+            example = self._kept[index] = self._decode_to_keep(self.source[index])
+        return example
+
+    def _decode_to_keep(self, example: dict[str, Any]) -> dict[str, Any]:
+        encoded = isinstance(example["image"], bytes)
+        if encoded and self.transform.starts_from_whole_picture:
+            try:
+                image = self.transform.decode(example["image"], example["name"])
+            except DecodeError:  # kept as it is: `fill` meets the error, each time
+                return example
+            return {**example, "image": image}
+        return example
+
+    def _note(self, index: int, error: DecodeError) -> None:
+        if index not in self._bad:
+            self._bad.add(index)
+            _log.warning("skipping: %s", error)
+
+
+class _TrainBatch:
+    """Batch number -> this process's rows."""
+
+    def __init__(
+        self, loader: _Loader, seed: int, batch_size: int, process_index: int, process_count: int
+    ):
+        self._loader = loader
+        self._seed = seed
+        self._batch_size = batch_size
+        self._rows = batch_size // process_count
+        self._first_row = self._rows * process_index
+
+    def __call__(self, number: int) -> Batch:
+        batch = self._loader.empty(self._rows)
+        randomness = _Randomness()
+        first = number * self._batch_size + self._first_row
+        for row in range(self._rows):
+            batch["skipped"][row] = self._fill(batch, row, first + row, randomness)
+        return batch
+
+    def _fill(self, batch: Batch, row: int, position: int, randomness: _Randomness) -> int:
+        """Puts the first decodable example from `position` on into a row. Returns how many not."""
+        length = len(self._loader.source)
+        for skipped in range(length):
+            epoch, place = divmod(position + skipped, length)
+            index = int(epoch_order(length, self._seed, epoch)[place])
+            rng = randomness.of(self._seed, epoch, index, skipped)
+            if self._loader.fill(batch, row, index, rng):
+                return skipped
+        raise DecodeError("any example", f"{length} in a row cannot be decoded, see the log")
+
+
+class _EvalBatch:
+    """Batch number -> this process's rows, with a mask."""
+
+    def __init__(self, loader: _Loader, batch_size: int, process_index: int, process_count: int):
+        self._loader = loader
+        self._batch_size = batch_size
+        self._rows = batch_size // process_count
+        self._first_row = self._rows * process_index
+
+    def __call__(self, number: int) -> Batch:
+        batch = self._loader.empty(self._rows)
+        batch["mask"] = np.zeros(self._rows, np.float32)
+        randomness = _Randomness()
+        first = number * self._batch_size + self._first_row
+        for row in range(min(self._rows, len(self._loader.source) - first)):
+            rng = randomness.of(seed=0, epoch=0, index=first + row)
+            filled = self._loader.fill(batch, row, first + row, rng)
+            batch["mask"][row] = filled
+            batch["skipped"][row] = not filled
+        return batch
+
+
+def _run(load: _TrainBatch | _EvalBatch, start: int, stop: int, workers: int) -> BatchIterator:
+    """Lets Grain compute the batches [start, stop), in order."""
+    import grain
+
+    threads = 1 if workers else min(MAX_THREADS, os.cpu_count() or 1)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    dataset = grain.MapDataset.range(start, stop).map(load).to_iter_dataset(options)
+    if workers:
+        _mark_flags_as_parsed()
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+        )
+    return BatchIterator(iter(dataset))
+
+
+def _mark_flags_as_parsed() -> None:
+    """Grain's worker processes read absl flags, which only absl's `app.run` parses."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _check(
+    source: Source,
+    batch_size: int,
+    process_index: int,
+    process_count: int,
+    workers: int,
+    on_error: str,
+) -> None:
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size {batch_size} over {process_count} processes: expected a multiple of the "
+            "number of processes"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index is {process_index} of {process_count}")
+    if workers < 0:
+        raise ValueError(f"workers is {workers}: expected 0 or more")
+    if on_error not in ("stop", "skip"):
+        raise ValueError(f"on_error is {on_error!r}: expected 'stop' or 'skip'")
+    if not len(source):
+        raise ValueError("the source has no examples")
