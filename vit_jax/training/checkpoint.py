@@ -15,6 +15,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -83,6 +84,44 @@ def restore(directory: str | os.PathLike[str], step: int, targets: Any) -> tuple
         if checksum != record.arrays[name]["checksum"]:
             raise DamagedCheckpointError(f"the checksum of {name} is wrong")
     return jax.tree.unflatten(jax.tree.structure(targets), list(arrays.values())), record
+
+
+def restore_first(
+    directory: str | os.PathLike[str],
+    steps: Sequence[int],
+    targets: Any,
+    warn: Callable[[str], None],
+) -> tuple[Any, Record, list[int]]:
+    """Reads the first of several checkpoints that is not damaged.
+
+    Args:
+      directory: of the checkpoints.
+      steps: the steps in the order in which to try them.
+      targets: as for `restore`.
+      warn: is given a sentence for each damaged checkpoint, and one for the way out.
+
+    Returns:
+      The tree of arrays, the record, and the steps that were found to be damaged.
+
+    Raises:
+      ValueError: a checkpoint is of another state.
+      CheckpointError: all are damaged.
+    """
+    damaged: list[int] = []
+    for step in steps:
+        try:
+            state, record = restore(directory, step, targets)
+        except DamagedCheckpointError as error:
+            warn(f"the checkpoint of step {step} is damaged: {error}")
+            damaged.append(step)
+            continue
+        if damaged:
+            warn(f"taking the checkpoint of step {step} instead")
+        return state, record, damaged
+    raise CheckpointError(
+        f"no checkpoint in {directory} can be read, tried {', '.join(map(str, steps))}; "
+        "to start anew, move the folder away"
+    )
 
 
 def _read_arrays(path: Path, wanted: dict[str, Any]) -> dict[str, jax.Array]:
@@ -183,14 +222,22 @@ class Checkpoints:
         with self._explained():
             self._manager.wait_until_finished()
 
-    def close(self) -> None:
-        """Waits for the latest checkpoint and ends the background threads.
+    def __enter__(self) -> "Checkpoints":
+        return self
 
-        Raises:
-          CheckpointError: it could not be written.
-        """
-        with self._explained():
-            self._manager.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Waits for the latest checkpoint; its error is not to hide one that is on its way."""
+        try:
+            with self._explained():
+                self._manager.close()
+        except CheckpointError:
+            if error is None:
+                raise
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -223,24 +270,13 @@ class Checkpoints:
           ValueError: the checkpoint is of another state.
           CheckpointError: there are checkpoints, and all are damaged.
         """
-        damaged = []
-        for step in reversed(saved_steps(self._directory)):
-            try:
-                restored = restore(self._directory, step, targets)
-            except DamagedCheckpointError as error:
-                warn(f"the checkpoint of step {step} is damaged: {error}")
-                damaged.append(step)
-                continue
-            for bad in damaged:
-                self._set_aside(bad)
-            if damaged:
-                warn(f"going back to the checkpoint of step {step}")
-            return restored
-        if damaged:
-            raise CheckpointError(
-                f"all checkpoints in {self._directory} are damaged; move them away to start anew"
-            )
-        return None
+        steps = saved_steps(self._directory)[::-1]
+        if not steps:
+            return None
+        state, record, damaged = restore_first(self._directory, steps, targets, warn)
+        for step in damaged:
+            self._set_aside(step)
+        return state, record
 
     def _set_aside(self, step: int) -> None:
         shelf = self._directory.parent / "damaged_checkpoints"

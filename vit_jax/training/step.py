@@ -89,7 +89,7 @@ def make_train_step(
             "learning_rate": learning_rate(state.step),
             "gradient_norm": optax.tree.norm(grads),
             "parameter_norm": optax.tree.norm(params),
-            "skipped": jnp.sum(batch["skipped"]),
+            "skipped": jnp.sum(batch["skipped"] > 0),
         }
         return TrainState(
             step=state.step + 1,

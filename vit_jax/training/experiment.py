@@ -1,0 +1,191 @@
+"""What a run is made of, put together from its configuration."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from vit_jax import data, models
+from vit_jax.data.transforms import Transform
+from vit_jax.objectives import build_objective
+from vit_jax.objectives.base import Batch
+from vit_jax.training import optim, resolve, sharding
+from vit_jax.training.state import StateFactory
+from vit_jax.training.step import TrainStep, make_normalize, make_train_step
+
+
+class Experiment:
+    """Model, objective, mesh, state layout and data of a run; no array is made yet.
+
+    Attributes:
+      config: resolved.
+      module: the model.
+      objective: what is learned.
+      mesh: the device mesh.
+      batch_axes: the mesh axes that split a batch.
+      batch_sharding: of every array of a batch.
+      replicated: of what every device holds as a whole.
+      state: shapes, shardings and creation of the state.
+      normalize: of the images, on the devices.
+    """
+
+    def __init__(self, config: ConfigDict):
+        """Builds everything that needs no data.
+
+        Args:
+          config: resolved, see `vit_jax.training.resolve`.
+
+        Raises:
+          ValueError: unknown model, objective, optimizer or option (the message has the nearest),
+            or sizes that do not fit together.
+        """
+        self.config = config
+        self.mesh = sharding.make_mesh(config.mesh)
+        rules = sharding.make_rules(config.sharding_rules)
+        self.batch_axes = rules["batch"]
+        self.batch_sharding = sharding.batch_sharding(self.mesh, rules)
+        self.replicated = NamedSharding(self.mesh, PartitionSpec())
+        shards = sharding.batch_shards(self.mesh, rules)
+        resolve.check_batches(config, shards, jax.process_count())
+        self.module = build_module(config.model)
+        self.image_shape = (*_pair(self.module.img_size), self.module.in_chans)
+        self.normalize = make_normalize(*_mean_std(config, self.module.in_chans))
+        self.objective = build_objective(config, self.module)
+        batch = _placeholder(self.image_shape)
+        params, _ = jax.eval_shape(self.objective.init, jax.random.key(0), batch)
+        self.optimizer = optim.make_optimizer(config, params, *_lengths(config))
+        self.state = StateFactory(
+            self.objective,
+            self.optimizer,
+            batch,
+            seed=config.seed,
+            with_ema=config.ema_decay > 0,
+            mesh=self.mesh,
+            rules=rules,
+        )
+
+    @contextlib.contextmanager
+    def activate(self) -> Iterator[None]:
+        """Within it jitted functions are traced for this mesh."""
+        with sharding.activate(self.mesh, self.state.activation_rules):
+            yield
+
+    def train_step(self) -> TrainStep:
+        """Returns the jitted update, see `vit_jax.training.step`."""
+        return make_train_step(
+            self.objective,
+            self.optimizer,
+            optim.learning_rate(self.config, *_lengths(self.config)),
+            self.normalize,
+            seed=self.config.seed,
+            accumulate=self.config.accumulate_steps,
+            ema_decay=self.config.ema_decay,
+            state_shardings=self.state.shardings,
+            batch_sharding=self.batch_sharding,
+        )
+
+    @contextlib.contextmanager
+    def train_batches(self, source: data.Source, start: int) -> Iterator[Iterator[Batch]]:
+        """Yields the endless iterator over training batches on the devices, from number `start`."""
+        c = self.config.data
+        batches = data.train_batches(
+            source,
+            self._transform(c.train_transform),
+            batch_size=c.batch_size,
+            seed=self.config.seed,
+            start_batch=start,
+            workers=c.workers,
+            on_error=c.on_error,
+            cache=c.cache,
+            **_processes(),
+        )
+        with self._on_devices(batches) as prefetched:
+            yield prefetched
+
+    @contextlib.contextmanager
+    def eval_batches(self, source: data.Source) -> Iterator[Iterator[Batch]]:
+        """Yields an iterator over all examples of `source`, on the devices, with a mask."""
+        c = self.config.data
+        batches = data.eval_batches(
+            source,
+            self._transform(c.eval_transform),
+            batch_size=c.eval_batch_size,
+            workers=c.workers,
+            on_error=c.on_error,
+            **_processes(),
+        )
+        with self._on_devices(batches) as prefetched:
+            yield prefetched
+
+    @contextlib.contextmanager
+    def _on_devices(self, batches: Any) -> Iterator[Iterator[Batch]]:
+        with contextlib.closing(batches):
+            prefetched = data.prefetch_to_device(batches, self.batch_sharding)
+            with contextlib.closing(prefetched):
+                yield prefetched
+
+    def _transform(self, spec: str) -> Transform:
+        *size, channels = self.image_shape
+        preprocessing = models.preprocessing(self.config.model.name)
+        interpolation = self.config.data.interpolation or preprocessing.interpolation
+        return data.build_transform(spec, tuple(size), channels, interpolation)
+
+
+def build_module(config: ConfigDict) -> nn.Module:
+    """Returns the model that `config.model` describes; what is None there is the model's own.
+
+    Raises:
+      ValueError: unknown name or field, with the nearest ones.
+    """
+    fields = dict(config)
+    name = fields.pop("name")
+    for key in ("num_classes", "img_size"):
+        if fields.get(key) is None:
+            fields.pop(key, None)
+    return models.create_model(name, **fields)
+
+
+def _mean_std(config: ConfigDict, channels: int) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation for normalisation, one each for every channel."""
+    preprocessing = models.preprocessing(config.model.name)
+    found = []
+    for key in ("mean", "std"):
+        values = config.data[key]
+        if values is None:
+            values = getattr(preprocessing, key)
+            if len(set(values)) == 1:  # the same for all channels, so for any number of them
+                values = values[:1] * channels
+        if len(values) != channels:
+            raise ValueError(
+                f"data.{key} is {values}, {len(values)} numbers, and the model's images have "
+                f"{channels} channels; set data.{key} to {channels} numbers"
+            )
+        found.append(tuple(values))
+    return found[0], found[1]
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _placeholder(image_shape: tuple[int, int, int]) -> Batch:
+    """Shapes and dtypes of a batch of one as an objective sees it."""
+    dtype = jax.dtypes.canonicalize_dtype(jnp.float64)
+    return {
+        "image": jax.ShapeDtypeStruct((1, *image_shape), dtype),
+        "label": jax.ShapeDtypeStruct((1,), jnp.int32),
+    }
+
+
+def _lengths(config: ConfigDict) -> tuple[int, float]:
+    """Total steps, and a length of the epoch that is of no effect: durations are in steps."""
+    return config.total_steps, 1.0
+
+
+def _processes() -> dict[str, int]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}

@@ -1,0 +1,219 @@
+"""The training loop: it knows steps, files and signals, and nothing of what is learned."""
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from vit_jax import data
+from vit_jax.training import distributed, report, run_folder
+from vit_jax.training.checkpoint import Checkpoints, saved_steps
+from vit_jax.training.evaluate import Evaluator
+from vit_jax.training.experiment import Experiment
+from vit_jax.training.metrics import MetricWriter, ProgressBar
+from vit_jax.training.monitor import Monitor, NonFiniteError
+from vit_jax.training.preemption import Preemption
+from vit_jax.training.record import Record
+from vit_jax.training.resolve import resolve
+from vit_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+      state: the last state, on the devices.
+      step: number of updates made.
+      completed: False where a signal ended the run early; the same call resumes it.
+      metrics: of the final evaluation, None where the run is not complete.
+      checkpoint: folder of the checkpoint of `state`.
+    """
+
+    state: TrainState
+    step: int
+    completed: bool
+    metrics: dict[str, float] | None
+    checkpoint: Path
+
+
+def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> Result:
+    """Trains what `config` describes, or resumes what was begun in `workdir`.
+
+    Args:
+      config: see `vit_jax.training.config`.
+      workdir: the folder of the run, on a file system that all processes see.
+
+    Raises:
+      ValueError: the configuration is not consistent, or `workdir` holds a run of another one.
+      NonFiniteError: the loss became NaN or infinite; the last good checkpoint stays.
+      CheckpointError: a checkpoint could not be written, or none could be read.
+    """
+    distributed.initialize(config.distributed)
+    train_source, eval_source = (
+        data.open_source(config.data.source, split, config.data.data_dir)
+        for split in (config.data.train_split, config.data.eval_split)
+    )
+    config = resolve(config, len(train_source), train_source.num_classes)
+    experiment = Experiment(config)
+    run_folder.claim(workdir, config)
+    with contextlib.ExitStack() as stack:
+        run = _Run(stack, experiment, Path(workdir), train_source, eval_source)
+        try:
+            return run.to_the_end()
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error}; {run.last_good()}") from None
+
+
+class _Run:
+    """The state, and all that is open while it trains."""
+
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        experiment: Experiment,
+        workdir: Path,
+        train_source: data.Source,
+        eval_source: data.Source,
+    ):
+        self._experiment, self._config = experiment, experiment.config
+        self._source, self._evaluator = train_source, Evaluator(experiment, eval_source)
+        self._directory = run_folder.checkpoints_dir(workdir)
+        options = self._config.checkpoint
+        self._checkpoints = stack.enter_context(
+            Checkpoints(
+                self._directory,
+                keep_last=options.keep_last,
+                keep_best=options.keep_best,
+                best_metric=options.best_metric,
+                best_mode=options.best_mode,
+            )
+        )
+        _say(self._header())
+        self._state, record = self._first_state()
+        self._step = record.step
+        self._metrics = record.metrics  # of the evaluation at this step
+        self._writer = stack.enter_context(
+            contextlib.closing(MetricWriter(workdir, record.step or None))
+        )
+        self._bar = stack.enter_context(
+            contextlib.closing(ProgressBar(self._config.total_steps, record.step))
+        )
+        self._monitor = Monitor(
+            self._config,
+            writer=self._writer,
+            bar=self._bar,
+            train_examples=len(train_source),
+            flops_per_image=experiment.module.flops(),
+            skipped=record.notes["skipped"],
+        )
+        self._preemption = stack.enter_context(Preemption())
+
+    def _header(self) -> str:
+        state = self._experiment.state
+        header = report.run_header(
+            self._config.model.name,
+            state.shapes.params,
+            self._experiment.module.flops(),
+            self._experiment.mesh,
+            self._config.data.batch_size,
+            batch_axes=self._experiment.batch_axes,
+            accumulate_steps=self._config.accumulate_steps,
+        )
+        return f"{report.parameter_table(state.shapes.params, state.shardings.params)}\n{header}"
+
+    def _first_state(self) -> tuple[TrainState, Record]:
+        """Returns the latest good checkpoint's state, or a new one."""
+        restored = self._checkpoints.restore_latest(self._experiment.state.targets(), _say)
+        if restored is None:
+            notes = {"skipped": 0, "data": self._source.fingerprint}
+            return self._experiment.state.create(), Record(0, None, notes, {})
+        state, record = restored
+        if record.notes["data"] != self._source.fingerprint:
+            raise ValueError(
+                f"the training data is not that of the run in {self._directory.parent}: its "
+                f"fingerprint is {self._source.fingerprint}, it was {record.notes['data']}; "
+                "start a run in another workdir"
+            )
+        _say(f"resuming after step {record.step}")
+        return state, record
+
+    def to_the_end(self) -> Result:
+        """Trains up to the last step, or until a signal."""
+        with self._experiment.activate():
+            if self._step and self._metrics is None and self._due(self._config.eval_every_steps):
+                self._metrics = self._evaluate()  # a signal had come first
+            completed = self._train()
+            self._checkpoints.wait()
+        checkpoint = self._directory / str(self._step)
+        self._bar.close()
+        _say(self._farewell(completed, checkpoint))
+        metrics = self._metrics if completed else None
+        return Result(self._state, self._step, completed, metrics, checkpoint)
+
+    def _train(self) -> bool:
+        """Makes the steps that are left; returns False where a signal ended it early."""
+        total, train_step = self._config.total_steps, self._experiment.train_step()
+        if self._step == total:
+            return True
+        with self._experiment.train_batches(self._source, self._step) as batches:
+            while self._step < total:
+                self._state, metrics = train_step(self._state, next(batches))
+                self._step += 1
+                self._monitor.add(self._step, metrics)
+                if self._preemption.requested(self._step) and self._step < total:
+                    self._save(None)
+                    return False
+                self._evaluate_and_save()
+        return True
+
+    def _due(self, every: int | None) -> bool:
+        """Whether something that happens every so many steps, and at the end, happens now."""
+        at_end = self._step == self._config.total_steps
+        return at_end or (every is not None and self._step % every == 0)
+
+    def _evaluate_and_save(self) -> None:
+        """Does what is due after this step; a state among the best so far is always saved."""
+        self._metrics = self._evaluate() if self._due(self._config.eval_every_steps) else None
+        among_best = self._metrics is not None and self._checkpoints.is_among_best(self._metrics)
+        if among_best or self._due(self._config.checkpoint.every_steps):
+            self._save(self._metrics)
+
+    def _evaluate(self) -> dict[str, float]:
+        self._monitor.flush()
+        results = self._evaluator(self._state)
+        split = self._config.data.eval_split
+        self._writer.write(self._step, split, results)
+        described = self._experiment.objective.describe(results)
+        self._bar.write(f"step {self._step}, {split}: {described}")
+        self._monitor.pause()
+        return results
+
+    def _save(self, metrics: dict[str, float] | None) -> None:
+        self._monitor.flush()  # raises where the state is not worth saving
+        notes = {"skipped": self._monitor.skipped, "data": self._source.fingerprint}
+        self._checkpoints.save(self._state, self._step, metrics, notes)
+        self._monitor.pause()
+
+    def last_good(self) -> str:
+        """Says which checkpoint is the last, once it is complete."""
+        self._checkpoints.wait()
+        steps = saved_steps(self._directory)
+        if not steps:
+            return "there is no checkpoint before it"
+        return f"the last good checkpoint is {self._directory / str(steps[-1])}"
+
+    def _farewell(self, completed: bool, checkpoint: Path) -> str:
+        if not completed:
+            return f"stopped after step {self._step}, saved {checkpoint}; the same command resumes"
+        results = self._experiment.objective.describe(self._metrics)
+        return f"{self._config.data.eval_split}: {results}\ncheckpoint: {checkpoint}"
+
+
+def _say(text: str) -> None:
+    """Prints on process 0."""
+    if jax.process_index() == 0:
+        print(text, flush=True)

@@ -1,0 +1,126 @@
+"""Watches the metrics of training steps: stops at NaN, measures the speed, writes the log."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vit_jax.objectives.base import Metrics
+from vit_jax.training import hardware
+from vit_jax.training.metrics import MetricWriter, ProgressBar
+
+# Where one of these is not finite, parameters or moments are not, or will not be a step later.
+MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")
+
+
+class NonFiniteError(RuntimeError):
+    """The loss, or what follows from it, became NaN or infinite."""
+
+
+class Monitor:
+    """Takes the metrics of every step and looks at them when the next step has been started.
+
+    So the devices always have work to do while the host waits for a number. After `flush` the
+    metrics of all steps so far were looked at.
+
+    Attributes:
+      skipped: examples of the current epoch that could not be decoded.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        *,
+        writer: MetricWriter,
+        bar: ProgressBar,
+        train_examples: int,
+        flops_per_image: int,
+        skipped: int = 0,
+    ):
+        """Binds the monitor to where numbers go.
+
+        Args:
+          config: resolved.
+          writer: of `metrics.jsonl`.
+          bar: shows the progress.
+          train_examples: length of an epoch.
+          flops_per_image: of one forward pass; training takes three times as many.
+          skipped: examples of the current epoch that an earlier process skipped.
+        """
+        self._config, self._writer, self._bar = config, writer, bar
+        self._train_examples, self._flops_per_image = train_examples, flops_per_image
+        self.skipped = skipped
+        self._waiting: tuple[int, Metrics] | None = None
+        self._clock: tuple[int, float] | None = None  # a step, and when it ended
+        self._images_per_second = 0.0
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of `step` and looks at those of the step before.
+
+        Raises:
+          NonFiniteError: they are not finite.
+        """
+        self.flush()
+        self._waiting = (step, metrics)
+
+    def flush(self) -> None:
+        """Looks at what has not been looked at.
+
+        Raises:
+          NonFiniteError: it is not finite.
+        """
+        if self._waiting is not None:
+            step, metrics = self._waiting
+            self._waiting = None
+            self._look(step, {name: x.item() for name, x in jax.device_get(metrics).items()})
+
+    def pause(self) -> None:
+        """Says that what follows (an evaluation, a checkpoint) is not training time."""
+        self._clock = None
+
+    def _look(self, step: int, values: dict[str, Any]) -> None:
+        for name in MUST_BE_FINITE:
+            if not math.isfinite(values[name]):
+                raise NonFiniteError(f"{name} is {values[name]} at step {step}")
+        self._count_skipped(step, values)
+        self._measure_speed(step)
+        self._bar.update(step, values["loss"], self._images_per_second)
+        if step % self._config.log_every_steps == 0 or step == self._config.total_steps:
+            self._writer.write(step, "train", {**values, **self._speed()})
+            if self._clock is not None:
+                self._clock = (step, time.perf_counter())
+
+    def _measure_speed(self, step: int) -> None:
+        """Updates the speed since the latest log line, without the first step, which compiles."""
+        now = time.perf_counter()
+        if self._clock is None:
+            self._clock = (step, now)
+            return
+        first, start = self._clock
+        self._images_per_second = (step - first) * self._config.data.batch_size / (now - start)
+
+    def _speed(self) -> Mapping[str, float]:
+        if not self._images_per_second:
+            return {}
+        flops = 3 * self._flops_per_image * self._images_per_second
+        mfu = hardware.mfu(flops, jax.devices())
+        speed = {"images_per_second": self._images_per_second}
+        return speed if mfu is None else {**speed, "mfu": mfu}
+
+    def _count_skipped(self, step: int, values: dict[str, Any]) -> None:
+        """Replaces the step's count in `values` by that of the epoch; reports it at its end."""
+        self.skipped += int(values.pop("skipped"))
+        if self._config.data.on_error != "skip":
+            return
+        values["skipped"] = self.skipped
+        images = step * self._config.data.batch_size
+        epoch = images // self._train_examples
+        if (images - self._config.data.batch_size) // self._train_examples < epoch:
+            self._bar.write(
+                f"epoch {epoch}: {self.skipped} of {self._train_examples:,} images could not be "
+                "decoded and were skipped"
+            )
+            self.skipped = 0
