@@ -18,7 +18,10 @@ or by worker processes.
 
 import functools
 import logging
+import multiprocessing.connection
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -115,8 +118,10 @@ def train_batches(
       ValueError: a number is out of range, or `process_count` does not divide `batch_size`.
     """
     _check(source, batch_size, process_index, process_count, workers, on_error)
-    if seed < 0 or start_batch < 0:
-        raise ValueError(f"seed is {seed} and start_batch {start_batch}: expected 0 or more")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed is {seed}: expected 0 to 2**64 - 1")
+    if start_batch < 0:
+        raise ValueError(f"start_batch is {start_batch}: expected 0 or more")
     loader = _Loader(source, transform, on_error, cache)
     load = _TrainBatch(loader, seed, batch_size, process_index, process_count)
     return _run(load, start_batch, FOREVER, workers)
@@ -313,9 +318,26 @@ def _run(load: _TrainBatch | _EvalBatch, start: int, stop: int, workers: int) ->
     if workers:
         _mark_flags_as_parsed()
         dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1),
+            worker_init_fn=_start_worker,
         )
     return BatchIterator(iter(dataset))
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Runs first in a worker process: it ends with its parent, killed or not, and not before.
+
+    Interrupts reach a whole group of processes; what becomes of the run is the parent's decision.
+    """
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _mark_flags_as_parsed() -> None:

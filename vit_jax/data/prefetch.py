@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import weakref
 from collections.abc import Iterator
 
 import jax
@@ -29,6 +30,7 @@ class DeviceIterator(Iterator[dict[str, jax.Array]]):
             daemon=True,
         )
         self._thread.start()
+        weakref.finalize(self, self._stop.set)  # where nobody calls close()
 
     def __next__(self) -> dict[str, jax.Array]:
         """Returns the next batch; raises what the iterator raised, at its place in the order."""
