@@ -133,4 +133,4 @@ def _at_least_float32(x: jax.Array) -> jax.Array:
 
 def _weighted(weight: jax.Array, value: jax.Array) -> jax.Array:
     """`weight * value` where 0 * inf is 0."""
-    return jnp.where(weight == 0, 0, weight * jnp.where(weight == 0, 0, value))
+    return jnp.where(weight == 0, 0, weight * value)
