@@ -5,6 +5,7 @@
 | `digits` | the embedded data set, see `vit_jax/data/digits` |
 | `tfds:NAME[/CONFIG][:VERSION]` | a TFDS data set prepared as ArrayRecord, see `tfds_source` |
 | `folder:PATH` | a folder of images, see `folder` |
+| `idx:PATH` | a folder with the IDX files of MNIST and its kin, see `idx` |
 
 Images stay encoded: decoding belongs to the transform, which may need only a part of the picture.
 """
@@ -55,6 +56,7 @@ SCHEMES = {
     "digits": "vit_jax.data.digits.source",
     "tfds": "vit_jax.data.tfds_source",
     "folder": "vit_jax.data.folder",
+    "idx": "vit_jax.data.idx",
 }
 
 
@@ -62,7 +64,7 @@ def open_source(spec: str, split: str, data_dir: str | None = None) -> Source:
     """Opens one split of a data set.
 
     Args:
-      spec: "digits", "tfds:NAME[/CONFIG][:VERSION]" or "folder:PATH".
+      spec: "digits", "tfds:NAME[/CONFIG][:VERSION]", "folder:PATH" or "idx:PATH".
       split: the name of a split, such as "train"; for TFDS also a part of one, "train[:90%]".
       data_dir: where prepared TFDS data sets are; None is the TFDS default: the environment
         variable TFDS_DATA_DIR, or ~/tensorflow_datasets.
@@ -77,12 +79,9 @@ def open_source(spec: str, split: str, data_dir: str | None = None) -> Source:
         prepared (the message has the command that prepares it).
     """
     scheme, _, rest = spec.partition(":")
+    expected = "expected 'digits', 'tfds:NAME', 'folder:PATH' or 'idx:PATH'"
     if scheme not in SCHEMES:
-        raise ValueError(
-            f"{unknown('data source', scheme, SCHEMES)} (data.source is {spec!r}; write 'digits', "
-            "'tfds:NAME' or 'folder:PATH')"
-        )
+        raise ValueError(f"data source {spec!r}: {unknown('kind', scheme, SCHEMES)} ({expected})")
     if (scheme == "digits") == bool(rest):
-        expected = {"digits": "'digits' alone", "tfds": "'tfds:NAME'", "folder": "'folder:PATH'"}
-        raise ValueError(f"data source {spec!r}: expected {expected[scheme]}")
+        raise ValueError(f"data source {spec!r}: {expected}")
     return importlib.import_module(SCHEMES[scheme]).open_source(rest, split, data_dir)
