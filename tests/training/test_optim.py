@@ -91,8 +91,8 @@ def test_adamw_is_that_of_torch(problem, decay):
 
 
 def test_nesterov_adamw_is_that_of_dozat(problem):
-    # Dozat 2016, algorithm 8 with constant momentum: the next step's bias correction for the
-    # momentum, this step's for the gradient.
+    # Dozat 2016 with constant momentum: the next step's bias correction for the momentum, this
+    # step's for the gradient.
     params, gradients = problem
     b1, b2, eps = 0.9, 0.999, 1e-8
 
@@ -216,7 +216,7 @@ VIT = {
     "head": {"kernel": (8, 5), "bias": (5,)},
 }
 # Newton-Schulz iteration for the polar factor: converges, unlike Jordan's coefficients.
-EXACT = dict(ns_coeffs=(15 / 8, -10 / 8, 3 / 8), ns_steps=40)
+EXACT = dict(ns_coeffs=(15 / 8, -10 / 8, 3 / 8), ns_steps=16)
 
 
 def polar(x):
@@ -431,6 +431,8 @@ def test_every_option_of_optax_is_there():
             "unknown option of lion 'eps': expected one of 'b1', 'b2'",
             {"name": "lion", "lion": {"eps": 1}},
         ),
+        ("ns_coeffs is dion", {"name": "muon", "muon": {"ns_coeffs": "dion"}}),
+        ("did you mean 'spectral'", {"name": "muon", "muon": {"preconditioning": "spectrum"}}),
         ("optim.lr is 0", {"lr": 0}),
         ("optim.weight_decay is -1", {"weight_decay": -1}),
         ("optim.clip_norm is 0", {"clip_norm": 0}),

@@ -79,9 +79,9 @@ def sigmoid_cross_entropy(
     """Binary cross-entropy of every class against its (smoothed) target.
 
     Targets are those of timm's `BinaryCrossEntropy` (smoothing s gives 1 - s + s / classes and
-    s / classes), the loss of DeiT III (Touvron et al. 2022, section 3). Classes are averaged, as
-    in timm; "sum" is big_vision's convention (Beyer et al. 2020, "Are we done with ImageNet?",
-    section 5), `classes` times larger.
+    s / classes), the loss of DeiT III (Touvron et al. 2022). Classes are averaged, as in timm;
+    "sum" is big_vision's convention (Beyer et al. 2020, "Are we done with ImageNet?"), `classes`
+    times larger.
 
     Args:
       logits: (b, classes).

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from optax import contrib
 
@@ -24,6 +25,8 @@ from vit_jax import naming
 from vit_jax.training import param_rules
 from vit_jax.training.per_layer import per_layer
 from vit_jax.training.schedules import Schedule, make_schedule
+
+_PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
 
 Transform = optax.GradientTransformation
 Options = dict[str, Any]
@@ -44,8 +47,8 @@ OPTIMIZER_DEFAULTS: dict[str, Options] = {
         "nesterov": False,
         "accumulator_dtype": None,  # of the momentum; None: the parameter's
     },
-    # Shazeer & Stern 2018, with the settings of Zhai et al. 2022 ("Scaling Vision Transformers",
-    # section 3.4), who need neither clipping of updates nor scaling by the parameter.
+    # Shazeer & Stern 2018, as changed by Zhai et al. 2022 ("Scaling Vision Transformers", section
+    # 3.4): momentum in half precision, no scaling by the parameter, a capped second moment.
     "adafactor": {
         "min_dim_size_to_factor": 32,  # both axes at least as long, or second moments are full
         "factored": True,
@@ -191,7 +194,7 @@ def _lion(o: Options, optim: Any, rules: Any) -> Transform:
 def _lamb(o: Options, optim: Any, rules: Any) -> Transform:
     """Weight decay comes before the trust ratio, as in the paper's algorithm 2.
 
-    Parameters without weight decay keep Adam's step, as in the authors' code and in apex and timm.
+    Parameters that weight decay does not reach keep Adam's step, as in apex and timm.
     """
     always = o.pop("always_adapt")
     adapted = jax.tree.map(lambda r: always or r.decayed, rules)
@@ -234,6 +237,12 @@ def _second_moment_decay(cap: float) -> Callable[[jax.Array, float], jax.Array]:
 
 def _muon(o: Options, optim: Any, rules: Any) -> Transform:
     """Matrices by Muon, the rest by AdamW; `param_rules` says which is which."""
+    if np.ndim(o["ns_coeffs"]) not in (1, 2) or np.shape(o["ns_coeffs"])[-1] != 3:
+        raise ValueError(
+            f"optim.muon.ns_coeffs is {o['ns_coeffs']}; expected three numbers, or three for each "
+            "of ns_steps steps"
+        )
+    naming.check_known("preconditioning of muon", [o["preconditioning"]], _PRECONDITIONINGS)
     matrices = jax.tree.map(param_rules.muon_matrix, rules)
     labels = jax.tree.map(lambda _, m: "muon" if m else "adam", rules, matrices)
 
@@ -266,7 +275,7 @@ def _muon_scale(rows: int, columns: int, consistent_rms: float | None) -> float:
     """The factor of an orthogonal update for a matrix with `rows` inputs and `columns` outputs.
 
     By default sqrt(max(1, columns / rows)) as in Jordan's code; else
-    `consistent_rms` * sqrt(max(rows, columns)) (Liu et al. 2025, eq. 4).
+    `consistent_rms` * sqrt(max(rows, columns)) (Liu et al. 2025, section 2.2).
     """
     if consistent_rms is None:
         return max(1.0, columns / rows) ** 0.5

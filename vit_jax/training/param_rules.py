@@ -124,8 +124,11 @@ def _names(path: Iterable[Any]) -> tuple[str, ...]:
 
 
 def _rule(path: tuple[str, ...], shape: tuple[int, ...]) -> Rule:
-    stacked = any(name == "blocks" or name.endswith("_blocks") for name in path)
-    return Rule(path, shape, stacked, decayed=path[-1] == "kernel")
+    return Rule(path, shape, any(map(_is_stack, path)), decayed=path[-1] == "kernel")
+
+
+def _is_stack(name: str) -> bool:
+    return name == "blocks" or name.endswith("_blocks")
 
 
 def _check_stacks(leaves: Iterable[Rule]) -> None:
@@ -134,7 +137,7 @@ def _check_stacks(leaves: Iterable[Rule]) -> None:
     for rule in leaves:
         if not rule.stacked:
             continue
-        depth = next(i for i, name in enumerate(rule.path) if name.endswith("blocks"))
+        depth = next(i for i, name in enumerate(rule.path) if _is_stack(name))
         first = seen.setdefault(rule.path[: depth + 1], rule)
         if not rule.shape or rule.shape[0] != first.shape[0]:
             raise ValueError(
