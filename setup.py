@@ -20,12 +20,15 @@ CORE = [
     "orbax-checkpoint>=0.12.8",
     "pillow>=11",
     "scikit-learn>=1.5",  # the embedded digits data set
-    "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.10",
     "tqdm>=4.66",
 ]
 TORCH = ["torch>=2.6", "timm>=1.0.31", "torchvision", "safetensors>=0.5"]
-TEST = ["pytest>=8", "tensorflow-cpu>=2.20; platform_machine == 'x86_64'"]
+TEST = [
+    "pytest>=8",
+    "tensorboard>=2.19",  # its reader checks our event files
+    "tensorflow-cpu>=2.20; platform_machine == 'x86_64'",  # installed to see that it stays unused
+]
 # The test oracles are pinned: equality is claimed against these versions.
 ORACLES = ["torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31", "safetensors>=0.5"]
 
