@@ -22,6 +22,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -49,6 +50,8 @@ class BatchIterator(Iterator[Batch]):
 
     def __init__(self, grain_iterator: Any):
         self._iterator = grain_iterator  # None once closed: Grain's queues hold semaphores
+        # Runs once: on close(), or when this is forgotten, or before the interpreter ends.
+        self._finish = weakref.finalize(self, grain_iterator.close)
 
     def __next__(self) -> Batch:
         """Returns the next batch; StopIteration after the last one and once closed."""
@@ -58,9 +61,8 @@ class BatchIterator(Iterator[Batch]):
 
     def close(self) -> None:
         """Ends threads and worker processes and frees their shared memory; may be repeated."""
-        if self._iterator is not None:
-            iterator, self._iterator = self._iterator, None
-            iterator.close()
+        self._iterator = None
+        self._finish()
 
     def __enter__(self) -> "BatchIterator":
         return self

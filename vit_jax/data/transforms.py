@@ -259,7 +259,8 @@ def _check_room(picture: Picture, target: Target, name: str) -> tuple[int, int]:
 
 
 def _check_range(name: str, pair: tuple[float, float], low: float, high: float) -> None:
-    if len(pair) != 2 or not low < pair[0] <= pair[1] <= high:
+    is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+    if not is_pair or not low < pair[0] <= pair[1] <= high:
         raise ValueError(f"{name} is {pair}: expected two numbers a <= b in ({low}, {high}]")
 
 
