@@ -232,7 +232,7 @@ def main() -> None:
             parser.error(f"no .jpg or .jpeg in {folder}")
         sizes = statistics.mean(os.path.getsize(file) for file in files)
         rates = measure(files, args.rounds, args.seconds)
-    what = "synthetic" if args.images is None else folder.name
+    what = "synthetic" if args.images is None else "/".join(folder.parts[-2:])
     print(f"{len(files)} JPEGs ({what}), {sizes / 1e3:.0f} kB on average\n")
     print(f"{'':20}{'images / core-second':>22}{'lowest':>9}{'highest':>9}{'of PIL':>9}")
     results = {}

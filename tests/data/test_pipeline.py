@@ -283,13 +283,8 @@ WORKERS = """
     from tests.data.pictures import ListSource
 
     if __name__ == "__main__":
-        batches = data.train_batches(
-            ListSource(20, size=(64, 64)),
-            data.build_transform("resize", 64),
-            batch_size=8,
-            seed=0,
-            workers=2,
-        )
+        transform = data.build_transform("resize", 64)
+        batches = data.train_batches(ListSource(20), transform, batch_size=8, seed=0, workers=2)
         for _ in range(6):
             batch = next(batches)
         pids = [p for p in os.listdir("/proc") if p.isdigit() and is_child(p)]
@@ -316,10 +311,17 @@ def is_running(pid):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.parametrize(
-    "ending", ["batches.close()", "pass", "os.kill(os.getpid(), 9)", "raise ValueError"]
+    "ending",
+    [
+        "batches.close()",
+        "pass",
+        "os.kill(os.getpid(), 9)",
+        "raise ValueError",
+        "list(data.eval_batches(ListSource(9), transform, batch_size=4, workers=2))",
+    ],
 )
 def test_no_process_and_no_shared_memory_outlives_the_program(tmp_path, ending):
-    """However it ends: closed, not closed, killed, by an exception."""
+    """However it ends: closed, not closed, killed, by an exception, after a whole evaluation."""
     code = textwrap.dedent(IS_CHILD) + textwrap.dedent(WORKERS.format(ending=ending))
     script = tmp_path / "script.py"
     script.write_text("import os\n" + code)

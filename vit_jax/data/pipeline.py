@@ -48,15 +48,19 @@ class LabelError(ValueError):
 class BatchIterator(Iterator[Batch]):
     """Iterates over batches; `close()`, or leaving a `with`, ends its threads and processes."""
 
-    def __init__(self, grain_iterator: Any):
+    def __init__(self, grain_iterator: Any, count: int):
         self._iterator = grain_iterator  # None once closed: Grain's queues hold semaphores
+        self._left = count
         # Runs once: on close(), or when this is forgotten, or before the interpreter ends.
         self._finish = weakref.finalize(self, grain_iterator.close)
 
     def __next__(self) -> Batch:
         """Returns the next batch; StopIteration after the last one and once closed."""
+        if self._left == 0:
+            self.close()
         if self._iterator is None:
             raise StopIteration
+        self._left -= 1
         return {name: _own(rows) for name, rows in next(self._iterator).items()}
 
     def close(self) -> None:
@@ -310,20 +314,25 @@ class _EvalBatch:
         return batch
 
 
-def _run(load: _TrainBatch | _EvalBatch, start: int, stop: int, workers: int) -> BatchIterator:
-    """Lets Grain compute the batches [start, stop), in order."""
+def _run(load: _TrainBatch | _EvalBatch, start: int, count: int, workers: int) -> BatchIterator:
+    """Lets Grain compute `count` batches from number `start` on, in order.
+
+    Its range does not end there: worker processes that have come to the end of theirs leave their
+    last batches in shared memory (Grain 0.2.18). A few batches beyond the end are computed in vain;
+    for evaluation they are empty.
+    """
     import grain
 
     threads = 1 if workers else min(MAX_THREADS, os.cpu_count() or 1)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    dataset = grain.MapDataset.range(start, stop).map(load).to_iter_dataset(options)
+    dataset = grain.MapDataset.range(start, FOREVER).map(load).to_iter_dataset(options)
     if workers:
         _mark_flags_as_parsed()
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1),
             worker_init_fn=_start_worker,
         )
-    return BatchIterator(iter(dataset))
+    return BatchIterator(iter(dataset), count)
 
 
 def _start_worker(index: int, count: int) -> None:
