@@ -79,6 +79,7 @@ def test_the_order_is_fixed_for_ever():
 
 def test_seeds_differ_and_repeat():
     source = ListSource(10)
+    assert_same(take(2, source, seed=2**64 - 1), take(2, source, seed=2**64 - 1))
     assert_same(take(5, source, seed=7), take(5, source, seed=7))
     one, other = (joined(take(5, source, seed=seed))["image"] for seed in (7, 8))
     assert not np.array_equal(one, other)

@@ -9,8 +9,8 @@ batch with any number of worker processes and hosts and sees the same bytes.
 An epoch's permutation sorts the raw output of the Philox generator with key (seed, epoch). The
 generator that augments example i in that epoch is Philox with the same key and a counter that
 begins at (0, 0, 1 + skipped, i): streams of different examples cannot meet. (Philox: Salmon et al.
-2011, "Parallel random numbers: as easy as 1, 2, 3".) NumPy guarantees the raw output of Philox and
-its place for a key and counter; no state is needed to begin anywhere.
+2011, "Parallel random numbers: as easy as 1, 2, 3".) NumPy guarantees the raw output of Philox, but
+not what its Generator makes of it: the order is fixed for ever, augmentation for a NumPy version.
 
 Grain runs it: whole batches are its elements, computed by threads (decoding releases Python's lock)
 or by worker processes.
@@ -171,16 +171,12 @@ def eval_batches(
     return _run(load, 0, -(-len(source) // batch_size), workers)
 
 
-@functools.lru_cache(maxsize=4)  # batches in the making may lie in two epochs
+@functools.lru_cache(maxsize=2)  # batches in the making may lie in two epochs
 def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
     """Returns the permutation of range(length) in which an epoch goes through the examples."""
-    bits = np.random.Philox(key=_key(seed, epoch)).random_raw(length)
+    bits = np.random.Philox(key=seed + (epoch << 64)).random_raw(length)
     order = np.argsort(bits, kind="stable")
     return order.astype(np.int32) if length < 2**31 else order
-
-
-def _key(seed: int, epoch: int) -> int:
-    return seed + (epoch << 64)
 
 
 class _Randomness:

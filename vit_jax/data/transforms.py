@@ -31,7 +31,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from vit_jax.data.decode import EncodedImage, convert, mode_of, to_array, to_image
+from vit_jax.data.decode import DecodeError, EncodedImage, convert, mode_of, to_array, to_image
 from vit_jax.naming import unknown
 
 # Operations take and give whichever of these costs least; the helpers below convert.
@@ -98,10 +98,15 @@ class Transform:
           DecodeError: the file cannot be decoded.
           ValueError: the operations do not end at the target's size, or do not suit the picture.
         """
-        picture = self._open(image, name)
-        for run in self.operations:
-            picture = run(picture, rng, self.target)
-        array = as_array(picture)
+        try:
+            picture = self._open(image, name)
+            for run in self.operations:
+                picture = run(picture, rng, self.target)
+            array = as_array(picture)
+        except DecodeError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"transform {self.spec!r} of {name}: {error}") from error
         if array.shape[:2] != self.target.size:
             raise ValueError(
                 f"transform {self.spec!r} made {name} {_by(array.shape)}, expected "
@@ -124,7 +129,7 @@ class Transform:
             return EncodedImage(image, self.target.channels, name)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4):
             raise ValueError(
-                f"{name} is {image.dtype}{list(image.shape)}: expected encoded bytes or "
+                f"it is {image.dtype}{list(image.shape)}, expected encoded bytes or "
                 "uint8[height, width, 1, 3 or 4]"
             )
         if image.shape[2] == self.target.channels:
@@ -252,8 +257,8 @@ def _check_room(picture: Picture, target: Target, name: str) -> tuple[int, int]:
     spare = height - target.size[0], width - target.size[1]
     if min(spare) < 0:
         raise ValueError(
-            f"{name} of {_by(target.size)} from a picture of {height}x{width}: put resize_small, "
-            "resize or resize_pad before it"
+            f"{name} of {_by(target.size)} from {height}x{width}: put resize_small, resize or "
+            "resize_pad before it"
         )
     return spare
 
@@ -454,7 +459,7 @@ class RandomShift:
         del target
         array = as_array(picture)
         if self.k >= min(array.shape[:2]):
-            raise ValueError(f"random_shift by up to {self.k} of a picture of {_by(array.shape)}")
+            raise ValueError(f"random_shift by up to {self.k} pixels of {_by(array.shape)}")
         y, x = (int(u * (2 * self.k + 1)) - self.k for u in rng.random(2))
         if self.mode != "constant":
             rows, columns = (_moved(n, by, self.mode) for n, by in zip(array.shape, (y, x)))
