@@ -1,6 +1,7 @@
 """TFDS as ArrayRecord: examples come back as they went in, without TensorFlow."""
 
 import importlib
+import pathlib
 import subprocess
 import sys
 import textwrap
@@ -95,6 +96,14 @@ def test_errors(tmp_path):
         data.open_source("tfds:mnits", "train", str(tmp_path))
     with pytest.raises(ValueError, match=r"cannot open 'mnist:99.0.0': .*only: 3"):
         data.open_source("tfds:mnist:99.0.0", "train", str(tmp_path))
+
+
+def test_prepared_in_another_format(make, tmp_path):
+    builder = make("OtherFormat", f"{{'image': {IMAGE}, 'label': {LABEL}}}")
+    info = pathlib.Path(builder.data_dir, "dataset_info.json")
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(FileNotFoundError, match=r"there as tfrecord: prepare it into another"):
+        data.open_source("tfds:other_format", "train", str(tmp_path))
 
 
 def test_digits_are_prepared_and_read_without_tensorflow(tmp_path):

@@ -70,7 +70,7 @@ def open_source(name: str, split: str, data_dir: str | None = None) -> TfdsSourc
       FileNotFoundError: it is not prepared as ArrayRecord; the message has the command.
     """
     try:
-        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         near = difflib.get_close_matches(name, _catalogue(), n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see tfds.list_builders"
