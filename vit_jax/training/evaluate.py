@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from vit_jax import data
-from vit_jax.objectives.base import Batch, Metrics, PerExample
+from vit_jax.objectives.base import PerExample
 from vit_jax.training import checkpoint, distributed, overrides, run_folder
 from vit_jax.training.config import OPEN_SECTIONS
 from vit_jax.training.experiment import Experiment
@@ -49,26 +49,14 @@ class Evaluator:
             )
         totals: dict[str, np.float64] = {}
         seen = 0
-        for sums, count in self._results(self._jitted[per_example], params, extra):
-            seen += int(count)
-            for name, value in sums.items():
-                totals[name] = totals.get(name, np.float64(0)) + np.float64(value)
+        with self._experiment.eval_batches(self._source) as batches:
+            for batch in batches:
+                sums, count = jax.device_get(self._jitted[per_example](params, extra, batch))
+                seen += int(count)
+                for name, value in sums.items():
+                    totals[name] = totals.get(name, np.float64(0)) + np.float64(value)
         self._check_count(seen)
         return {name: float(total / seen) for name, total in totals.items()}
-
-    def _results(
-        self, function: Callable[..., Any], params: Any, extra: Any
-    ) -> Iterable[tuple[Metrics, jax.Array]]:
-        """Yields the results of `function` on the host, one batch behind the devices."""
-        with self._experiment.eval_batches(self._source) as batches:
-            previous: Any = None
-            for batch in batches:
-                current = function(params, extra, batch)
-                if previous is not None:
-                    yield jax.device_get(previous)
-                previous = current
-            if previous is not None:
-                yield jax.device_get(previous)
 
     def _check_count(self, seen: int) -> None:
         expected = len(self._source)
@@ -84,7 +72,7 @@ class Context:
         self.params, self.extra = params, extra
         self._evaluator = evaluator
 
-    def masked_means(self, per_example: Callable[[Any, Any, Batch], Metrics]) -> dict[str, float]:
+    def masked_means(self, per_example: PerExample) -> dict[str, float]:
         """Returns the means of `per_example` over the split, each example counted once."""
         return self._evaluator.masked_means(per_example, self.params, self.extra)
 

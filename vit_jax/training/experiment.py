@@ -34,18 +34,19 @@ class Experiment:
       normalize: of the images, on the devices.
     """
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, devices: Sequence[jax.Device] | None = None):
         """Builds everything that needs no data.
 
         Args:
           config: resolved, see `vit_jax.training.resolve`.
+          devices: what the mesh is made of; None: all devices of all processes.
 
         Raises:
           ValueError: unknown model, objective, optimizer or option (the message has the nearest),
             or sizes that do not fit together.
         """
         self.config = config
-        self.mesh = sharding.make_mesh(config.mesh)
+        self.mesh = sharding.make_mesh(config.mesh, devices)
         rules = sharding.make_rules(config.sharding_rules)
         self.batch_axes = rules["batch"]
         self.batch_sharding = sharding.batch_sharding(self.mesh, rules)

@@ -8,7 +8,7 @@ says which mesh axes each name is split over.
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,30 +20,32 @@ AXES = ("data", "fsdp", "tensor")
 Rules = dict[str, tuple[str, ...]]
 
 
-def make_mesh(sizes: Mapping[str, int]) -> Mesh:
-    """Returns a mesh of all devices of all processes.
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a mesh of all devices of all processes, or of those given.
 
     Args:
       sizes: devices along `data`, `fsdp` and `tensor`; one of them may be -1 for "the rest".
+      devices: what to make it of; None: all there are.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
     shape = [int(sizes[axis]) for axis in AXES]
-    devices = jax.device_count()
+    count = jax.device_count() if devices is None else len(devices)
     given = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape))
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
         raise ValueError(f"mesh {given}: sizes are positive, and at most one is -1 (the rest)")
     known = math.prod(size for size in shape if size != -1)
-    if -1 in shape and devices % known == 0:
-        shape[shape.index(-1)] = devices // known
-    if math.prod(shape) != devices:
+    if -1 in shape and count % known == 0:
+        shape[shape.index(-1)] = count // known
+    if math.prod(shape) != count:
         raise ValueError(
-            f"mesh {given} does not make use of exactly the {devices} devices there are; "
-            f"set one of config.mesh.{{{','.join(AXES)}}} to -1 and let the others divide {devices}"
+            f"mesh {given} does not make use of exactly the {count} devices there are; "
+            f"set one of config.mesh.{{{','.join(AXES)}}} to -1 and let the others divide {count}"
         )
     # Linen's logical constraints need axes of type Auto, which is not the default.
-    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(shape), AXES, axis_types=types, devices=devices)
 
 
 def make_rules(table: Mapping[str, Any]) -> Rules:

@@ -1,0 +1,127 @@
+"""Starts `vit-jax` as real processes, and reads what they leave behind."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vit_jax.training import checkpoint, metrics, run_folder
+
+TINY = Path(__file__).parent / "tiny.py"
+# Compiled programs are kept from process to process. That is part of what the tests of resuming
+# prove safe: the run that is never killed compiles everything itself.
+CACHE = Path(tempfile.gettempdir()) / f"vit_jax_tests_{os.getuid()}"
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "vit_jax.cli.main", *map(str, arguments)]
+
+
+def start(*arguments, devices=1, cache=True, **environment):
+    """Starts `vit-jax ARGUMENTS` and returns the process; use `finish` to wait for it."""
+    env = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # no need for the process to start twice
+        **environment,
+    }
+    if cache:
+        env |= {
+            "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        }
+    return subprocess.Popen(
+        command(*arguments),
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # a signal for the tests is not for it
+    )
+
+
+def start_train(workdir, *overrides, config=TINY, **options):
+    keys = [f"--config.{override}" for override in overrides]
+    return start("train", "--config", config, "--workdir", workdir, *keys, **options)
+
+
+def finish(process, code=0, timeout=240):
+    """Waits for a process and returns what it printed; it has to end with `code`."""
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        raise
+    assert process.returncode == code, f"exit code {process.returncode}:\n{output}"
+    return output
+
+
+def train(workdir, *overrides, code=0, **options):
+    """Runs `vit-jax train` to its end and returns what it printed."""
+    return finish(start_train(workdir, *overrides, **options), code)
+
+
+def kill(process):
+    """Kills the process and what it started, as nothing can resist."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def wait_until(happened, process, timeout=120):
+    """Waits until `happened()`; returns False where the process ends before."""
+    deadline = time.monotonic() + timeout
+    while not happened():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < deadline, "nothing happened for too long"
+        time.sleep(0.0005)
+    return True
+
+
+def steps_logged(workdir):
+    """Number of training steps in metrics.jsonl."""
+    path = Path(workdir) / metrics.FILE_NAME
+    return path.read_text().count('"train"') if path.exists() else 0
+
+
+def lines(workdir, split):
+    """The lines of a split in metrics.jsonl without what depends on the clock."""
+    return [
+        {name: value for name, value in line.items() if name != "images_per_second"}
+        for line in metrics.read_metrics(workdir)
+        if line["split"] == split
+    ]
+
+
+def losses(workdir):
+    return np.array([line["loss"] for line in lines(workdir, "train")])
+
+
+def arrays(workdir, step):
+    """Every array of a checkpoint, by name."""
+    directory = run_folder.checkpoints_dir(workdir)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    targets = {
+        name: jax.ShapeDtypeStruct(entry["shape"], np.dtype(entry["dtype"]), sharding=place)
+        for name, entry in checkpoint.record_of(directory, step).arrays.items()
+    }
+    restored, _ = checkpoint.restore(directory, step, targets)
+    return {name: np.asarray(x) for name, x in restored.items()}
+
+
+def assert_same_bits(one, other):
+    """Two dicts of arrays are equal, bit for bit."""
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].dtype == other[name].dtype, name
+        assert one[name].tobytes() == other[name].tobytes(), name
