@@ -32,7 +32,9 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs the subcommand; returns the exit code."""
     overrides = common.overrides(rest)
     memory.use_huge_pages()
+    from vit_jax.training.checkpoint import report_failures_once
     from vit_jax.training.evaluate import evaluate
 
+    report_failures_once()
     evaluate(arguments.workdir, arguments.checkpoint, overrides)
     return 0

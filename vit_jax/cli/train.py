@@ -29,8 +29,10 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs the subcommand; returns the exit code."""
     overrides = common.overrides(rest)
     memory.use_huge_pages()
+    from vit_jax.training.checkpoint import report_failures_once
     from vit_jax.training.config import load_config
     from vit_jax.training.loop import train
 
+    report_failures_once()
     result = train(load_config(arguments.config, overrides), arguments.workdir)
     return 0 if result.completed else RESUME_ME

@@ -12,7 +12,9 @@ latest checkpoint is damaged, an earlier one is taken.
 import contextlib
 import dataclasses
 import itertools
+import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -321,5 +323,22 @@ def _on_any_process(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
+def report_failures_once() -> None:
+    """Keeps Orbax from printing what it also raises; for programs, not for libraries.
+
+    Where a read or write fails, it logs a traceback, and it abandons others that are under way,
+    each of which makes Python print one more.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    orbax = f"{os.sep}orbax{os.sep}"
+    logging.getLogger("absl").addFilter(lambda record: orbax not in record.pathname)
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = hook
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:300] or type(error).__name__
+    return str(error).strip().split("\n")[0][:600] or type(error).__name__

@@ -1,0 +1,55 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vit_jax.training.checksum import checksums
+from vit_jax.training.sharding import make_mesh
+
+DTYPES = ("float32", "bfloat16", "float16", "int32", "uint8", "int8", "bool", "uint32")
+
+
+def some_array(dtype, shape=(16, 24)):
+    bits = np.random.default_rng(0).integers(0, 256, (*shape, np.dtype(dtype).itemsize), np.uint8)
+    return (bits[..., 0] % 2 == 0) if dtype == "bool" else bits.view(dtype)[..., 0]
+
+
+def checksum(array):
+    return checksums({"x": jnp.asarray(array)})["x"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_bit_counts(dtype):
+    array = some_array(dtype, (3, 5))
+    seen = {checksum(array)}
+    for byte in range(array.nbytes):
+        for bit in range(1 if dtype == "bool" else 8):
+            changed = array.copy()
+            changed.view(np.uint8).reshape(-1)[byte] ^= 1 << bit
+            assert checksum(changed) not in seen
+
+
+def test_places_count():
+    array = some_array("float32")
+    assert checksum(array) != checksum(array[::-1])
+    assert checksum(array) != checksum(array[:, ::-1])
+    assert checksum(np.zeros(3, np.float32)) != checksum(np.zeros(4, np.float32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spec", [P(), P("data"), P(None, "tensor"), P(("data", "fsdp"), "tensor")])
+def test_it_does_not_depend_on_the_mesh(dtype, spec):
+    array = some_array(dtype)
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    placed = jax.device_put(array, NamedSharding(mesh, spec))
+    assert checksums({"x": placed})["x"] == checksum(array)
+
+
+def test_float64():
+    with jax.enable_x64(True):
+        array = some_array("float64")
+        changed = array.copy()
+        changed.view(np.uint8).reshape(-1)[7] ^= 64
+        assert checksum(array) != checksum(changed)
