@@ -77,7 +77,7 @@ def _converted(key: str, old: object, text: str) -> object:
     """Returns `text` as a value that may replace `old`."""
     if isinstance(old, ConfigDict):
         raise ValueError(
-            f"{key} is a section, not a value; set one of {', '.join(flat_keys(old, key + '.'))}"
+            f"{key} is a section, not a value; set one of {', '.join(f'{key}.{x}' for x in old)}"
         )
     new = _literal(text)
     if old is None or new is None or type(new) is type(old):

@@ -1,0 +1,139 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tests.training import tiny
+from vit_jax.training import sharding
+from vit_jax.training.experiment import Experiment
+from vit_jax.training.optim import OPTIMIZER_DEFAULTS
+from vit_jax.training.record import flatten
+from vit_jax.training.resolve import resolve
+
+RULES = sharding.make_rules(tiny.get_config().sharding_rules)
+
+
+def mesh(data=2, fsdp=2, tensor=2, **options):
+    return sharding.make_mesh({"data": data, "fsdp": fsdp, "tensor": tensor}, **options)
+
+
+def experiment(sizes, **changes):
+    config = tiny.get_config()
+    config.mesh = dict(zip(sharding.AXES, sizes))
+    config.accumulate_steps = 1
+    for key, value in changes.items():
+        *sections, name = key.split("__")
+        functools.reduce(getattr, sections, config)[name] = value
+    return Experiment(resolve(config, 1000, 10))
+
+
+def test_mesh_sizes():
+    assert dict(mesh(-1, 2, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert mesh(1, 1, 1, devices=jax.devices()[:1]).size == 1
+    with pytest.raises(ValueError, match=r"data=3 x fsdp=1 x tensor=1 .* the 8 devices"):
+        mesh(3, 1, 1)
+    with pytest.raises(ValueError, match="at most one is -1"):
+        mesh(-1, -1, 1)
+    with pytest.raises(ValueError, match="data=-1 x fsdp=3"):
+        mesh(-1, 3, 1)
+
+
+@pytest.mark.parametrize(
+    "shape, names, expected",
+    [
+        ((64, 128), ("embed", "mlp"), P("fsdp", "tensor")),
+        ((63, 128), ("embed", "mlp"), P(None, "tensor")),  # 63 is not divisible: whole
+        ((16, 8, 64), ("batch", "tokens", "embed"), P(("data", "fsdp"))),  # fsdp is taken
+        ((6, 64), ("batch", "embed"), P("data", "fsdp")),  # 6 = 2 x 3: only data divides
+        ((64, 64), ("embed", "embed"), P("fsdp")),
+        ((64,), (None,), P()),
+        ((), (), P()),
+    ],
+)
+def test_partition(shape, names, expected):
+    assert sharding.partition(shape, names, RULES, mesh()) == expected
+
+
+def test_wrong_rules_and_names():
+    with pytest.raises(ValueError, match=r"sharding_rules.mlp = 'model'"):
+        sharding.make_rules({"mlp": "model"})
+    with pytest.raises(ValueError, match="logical axis 'depth' has no rule"):
+        sharding.partition((4,), ("depth",), RULES, mesh())
+    with pytest.raises(ValueError, match="do not fit an array of shape"):
+        sharding.partition((4, 4), ("embed",), RULES, mesh())
+
+
+def test_state_is_made_where_it_lives():
+    """Each device has its part of every parameter that can be split, and no more."""
+    made = experiment((2, 2, 2)).state.create()
+    kernel = made.params["encoder"]["blocks"]["mlp"]["fc1"]["kernel"]  # (2, 32, 64)
+    assert kernel.sharding.spec == P(None, "fsdp", "tensor")
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 16, 32)}
+
+
+def test_the_first_state_does_not_depend_on_the_mesh():
+    one, other = (flatten(experiment(sizes).state.create()) for sizes in ((8, 1, 1), (2, 2, 2)))
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZER_DEFAULTS)
+def test_optimizer_states_lie_with_their_parameters(optimizer):
+    """Every moment shaped like a parameter is split like it; factored ones as what is left."""
+    options = {"optim__adafactor__min_dim_size_to_factor": 8, "optim__name": optimizer}
+    built = experiment((2, 2, 2), **options).state
+    specs = {name: place.spec for name, place in flatten(built.shardings.params).items()}
+    shapes = {name: leaf.shape for name, leaf in flatten(built.shapes.params).items()}
+    alike = 0
+    for name, leaf in flatten(built.shapes.opt_state).items():
+        place = flatten(built.shardings.opt_state)[name].spec
+        owner = next((param for param in specs if name.endswith("." + param)), None)
+        if owner and leaf.shape == shapes[owner]:
+            alike += 1
+            assert place == specs[owner], name
+    assert alike >= (0 if optimizer == "adafactor" else len(specs))
+
+
+def test_a_reduced_moment_keeps_the_split_of_what_is_left():
+    params = {"a": jax.ShapeDtypeStruct((4, 64, 128), jnp.float32)}
+    places = {"a": NamedSharding(mesh(), P(None, "fsdp", "tensor"))}
+    moments = {
+        "row": {"a": jax.ShapeDtypeStruct((4, 64), jnp.float32)},
+        "column": {"a": jax.ShapeDtypeStruct((4, 128), jnp.float32)},
+        "full": {"a": jax.ShapeDtypeStruct((4, 64, 128), jnp.float32)},
+        "none": {"a": jax.ShapeDtypeStruct((1,), jnp.float32)},
+        "count": jax.ShapeDtypeStruct((), jnp.int32),
+    }
+    placed = sharding.shardings_like_params(moments, params, places, mesh())
+    assert {key: place.spec for key, place in flatten(placed).items()} == {
+        "row.a": P(None, "fsdp"),
+        "column.a": P(None, "tensor"),
+        "full.a": P(None, "fsdp", "tensor"),
+        "none.a": P(),
+        "count": P(),
+    }
+
+
+def test_activations_are_split_only_where_it_divides():
+    shapes = {"qkv": jax.ShapeDtypeStruct((32, 3, 8), jnp.float32)}
+    axes = {"qkv": ("embed", "heads", "head_dim")}
+    rules = dict(sharding.activation_rules(RULES, shapes, axes, mesh()))
+    assert rules["heads"] is None  # three heads on two devices
+    assert rules["mlp"] == ("tensor",)
+    assert next(iter(rules)) == "batch"
+
+
+def test_three_heads_on_two_devices_train():
+    odd = experiment((2, 2, 2), model__num_heads=3, model__embed_dim=36, model__depth=1)
+    zeros = {"image": jnp.zeros((32, 8, 8, 1), jnp.uint8)}
+    zeros |= {name: jnp.zeros(32, jnp.int32) for name in ("label", "skipped")}
+    with odd.activate():
+        batch = jax.device_put(zeros, odd.batch_sharding)
+        state, metrics = odd.train_step()(odd.state.create(), batch)
+    assert jnp.isfinite(metrics["loss"])
+    placed = jax.tree.map(lambda leaf: leaf.sharding, state)
+    assert jax.tree.all(jax.tree.map(lambda a, b: a == b, placed, odd.state.shardings))
