@@ -24,24 +24,29 @@ def command(*arguments):
     return [sys.executable, "-m", "vit_jax.cli.main", *map(str, arguments)]
 
 
-def start(*arguments, devices=1, cache=True, **environment):
-    """Starts `vit-jax ARGUMENTS` and returns the process; use `finish` to wait for it."""
-    env = {
+def environment(devices, cache=True, **more):
+    """The environment of a process with simulated CPU devices."""
+    result = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # no need for the process to start twice
-        **environment,
+        **more,
     }
     if cache:
-        env |= {
+        result |= {
             "JAX_COMPILATION_CACHE_DIR": str(CACHE),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         }
+    return result
+
+
+def start(*arguments, devices=1, cache=True, **more):
+    """Starts `vit-jax ARGUMENTS` and returns the process; use `finish` to wait for it."""
     return subprocess.Popen(
         command(*arguments),
-        env=env,
+        env=environment(devices, cache, **more),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

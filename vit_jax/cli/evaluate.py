@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     overrides = common.overrides(rest)
     memory.use_huge_pages()
     from vit_jax.training.checkpoint import report_failures_once
-    from vit_jax.training.evaluate import evaluate
+    from vit_jax.training.evaluation import evaluate
 
     report_failures_once()
     evaluate(arguments.workdir, arguments.checkpoint, overrides)

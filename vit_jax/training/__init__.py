@@ -5,7 +5,7 @@ import importlib
 _HOMES = {
     "Result": "vit_jax.training.loop",
     "base_config": "vit_jax.training.config",
-    "evaluate": "vit_jax.training.evaluate",
+    "evaluate": "vit_jax.training.evaluation",
     "load_config": "vit_jax.training.config",
     "train": "vit_jax.training.loop",
 }

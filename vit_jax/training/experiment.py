@@ -42,8 +42,8 @@ class Experiment:
           devices: what the mesh is made of; None: all devices of all processes.
 
         Raises:
-          ValueError: unknown model, objective, optimizer or option (the message has the nearest),
-            or sizes that do not fit together.
+          ValueError: unknown model, objective, optimizer, transform or option (the message has the
+            nearest), or sizes that do not fit together.
         """
         self.config = config
         self.mesh = sharding.make_mesh(config.mesh, devices)
@@ -56,6 +56,8 @@ class Experiment:
         self.module = build_module(config.model)
         self.image_shape = (*_pair(self.module.img_size), self.module.in_chans)
         self.normalize = make_normalize(*_mean_std(config, self.module.in_chans))
+        self._train_transform = self._transform(config.data.train_transform)
+        self._eval_transform = self._transform(config.data.eval_transform)
         self.objective = build_objective(config, self.module)
         batch = _placeholder(self.image_shape)
         params, _ = jax.eval_shape(self.objective.init, jax.random.key(0), batch)
@@ -96,7 +98,7 @@ class Experiment:
         c = self.config.data
         batches = data.train_batches(
             source,
-            self._transform(c.train_transform),
+            self._train_transform,
             batch_size=c.batch_size,
             seed=self.config.seed,
             start_batch=start,
@@ -114,7 +116,7 @@ class Experiment:
         c = self.config.data
         batches = data.eval_batches(
             source,
-            self._transform(c.eval_transform),
+            self._eval_transform,
             batch_size=c.eval_batch_size,
             workers=c.workers,
             on_error=c.on_error,

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from vit_jax import data
 from vit_jax.training import distributed, report, run_folder
 from vit_jax.training.checkpoint import Checkpoints, saved_steps
-from vit_jax.training.evaluate import Evaluator
+from vit_jax.training.evaluation import Evaluator
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.metrics import MetricWriter, ProgressBar
 from vit_jax.training.monitor import Monitor, NonFiniteError

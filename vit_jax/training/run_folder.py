@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from vit_jax.training.checkpoint import saved_steps
 from vit_jax.training.config import from_json, to_json
 from vit_jax.training.overrides import flat_keys
 
@@ -62,13 +63,14 @@ def claim(workdir: str | os.PathLike[str], config: ConfigDict) -> None:
 
     Args:
       workdir: made where it is missing.
-      config: resolved; what `MAY_CHANGE` names may differ from an earlier start.
+      config: resolved; what `MAY_CHANGE` names may differ from an earlier start. Before the first
+        checkpoint everything may.
 
     Raises:
       ValueError: the folder holds a run of another configuration; says which keys differ.
     """
     workdir = Path(workdir)
-    if (workdir / "config.json").exists():
+    if (workdir / "config.json").exists() and saved_steps(checkpoints_dir(workdir)):
         different = differences(read_config(workdir), config)
         if different:
             raise ValueError(

@@ -1,0 +1,130 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+import vit_jax
+from tests.training.processes import TINY
+from vit_jax.cli import main as cli
+from vit_jax.cli import memory
+from vit_jax.cli.arguments import overrides
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Calls `vit-jax ARGUMENTS` in this process; returns exit code, output and errors."""
+    monkeypatch.setenv("GLIBC_TUNABLES", f"{memory.TUNABLE}=1")  # do not start anew
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # restored at the end
+
+    def run(*arguments):
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def train(call, tmp_path):
+    return lambda *more: call("train", "--config", TINY, "--workdir", tmp_path / "run", *more)
+
+
+def test_version_and_help(call):
+    assert call("--version") == (0, f"vit-jax {vit_jax.__version__}\n", "")
+    code, text, _ = call("--help")
+    assert code == 0 and "train" in text and "eval" in text
+    assert "Exit code 75" in " ".join(call("train", "--help")[1].split())
+    assert "--checkpoint" in call("eval", "--help")[1]
+
+
+def test_help_is_quick():
+    """It loads none of the libraries that take long."""
+    script = (
+        "import sys; from vit_jax.cli import main; assert not {'jax', 'flax'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config.optim.rl=1"], "unknown configuration key 'optim.rl': did you mean 'optim.lr'"),
+        (["--config.seed", "x"], "seed = 'x' is str, expected int"),
+        (["--config.seed"], "--config.seed has no value"),
+        (["--confg.seed=1"], "unknown argument '--confg.seed=1'"),
+        (["--config.model.name=vit_bas_patch16_224"], "did you mean 'vit_base_patch16_224'"),
+        (["--config.model.dept=3"], "did you mean 'depth'"),
+        (["--config.model.img_size=9"], "image height 9 is not divisible by the patch (2 pixels)"),
+        (["--config.data.batch_size=36"], "batch_size 36 is not divisible by 16 (8 shards"),
+        (["--config.mesh.data=3"], "does not make use of exactly the 8 devices"),
+        (["--config.total_epochs=3"], "total"),
+        (["--config.optim.name=adam"], "did you mean 'adamw'"),
+        (["--config.objective.name=clasification"], "did you mean 'classification'"),
+        (["--config.data.source=folder:nowhere"], "nowhere"),
+        (["--config.data.eval_split=tset"], "test"),
+        (["--config.data.train_transform=flop"], "did you mean 'flip'"),
+        (["--config.data.mean=(0.5,0.5)"], "the model's images have 1 channels"),
+        (["--config.distributed.num_processes=2"], "expected all of coordinator, num_processes"),
+    ],
+)  # fmt: skip
+def test_one_message_and_exit_code_2(train, tmp_path, arguments, message):
+    code, _, errors = train(*arguments)
+    assert code == 2, errors
+    assert errors.startswith("vit-jax: error: ")
+    assert message in errors
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_no_recipe_and_no_run(call, tmp_path):
+    code, _, errors = call("train", "--config", tmp_path / "no.py", "--workdir", tmp_path)
+    assert (code, errors.split(":")[1]) == (2, " error")
+    assert "no recipe at" in errors
+    code, _, errors = call("eval", "--workdir", tmp_path)
+    assert code == 2 and "no run in" in errors
+    code, _, errors = call("train")
+    assert code == 2 and "--config" in errors and "--workdir" in errors
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(train, monkeypatch):
+    from vit_jax.training import config
+
+    def broken(*_):
+        return {}["key"]
+
+    monkeypatch.setattr(config, "load_config", broken)
+    with pytest.raises(KeyError):
+        train()
+
+
+def test_overrides():
+    assert overrides(["--config.a.b=1", "--config.c", "x=y"]) == ["a.b=1", "c=x=y"]
+
+
+def test_the_process_starts_anew_once(tmp_path):
+    """With huge pages on, the same id, the same arguments."""
+    script = (
+        "import os, sys; from vit_jax.cli import memory; first = os.environ.get('SEEN');"
+        "os.environ['SEEN'] = str(os.getpid()); memory.use_huge_pages();"
+        "print(first == str(os.getpid()), os.environ['GLIBC_TUNABLES'], sys.argv[1:])"
+    )
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "GLIBC_TUNABLES": "glibc.malloc.arena_max=9",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--a", "b"], env=environment, capture_output=True, text=True
+    )
+    tunables = "glibc.malloc.arena_max=9:glibc.malloc.hugetlb=1"
+    assert done.stdout == f"True {tunables} ['--a', 'b']\n", done.stderr
+
+
+def test_it_does_not_start_anew_for_a_gpu(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    memory.use_huge_pages()
+    assert "GLIBC_TUNABLES" not in os.environ
