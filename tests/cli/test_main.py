@@ -60,6 +60,7 @@ def test_help_is_quick():
         (["--config.model.dept=3"], "did you mean 'depth'"),
         (["--config.model.img_size=9"], "image height 9 is not divisible by the patch (2 pixels)"),
         (["--config.data.batch_size=36"], "batch_size 36 is not divisible by 16 (8 shards"),
+        (["--config.model.num_classes=9"], "num_classes is 9, the data has 10 classes"),
         (["--config.mesh.data=3"], "does not make use of exactly the 8 devices"),
         (["--config.total_epochs=3"], "total"),
         (["--config.optim.name=adam"], "did you mean 'adamw'"),

@@ -5,6 +5,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import vit_jax
 from tests.objectives.toy_objective import ToyDistillation
@@ -13,6 +14,7 @@ from vit_jax import data, objectives
 from vit_jax.training import monitor
 from vit_jax.training.checkpoint import restore, saved_steps
 from vit_jax.training.metrics import read_metrics
+from vit_jax.training.preemption import Preemption
 
 
 @pytest.fixture
@@ -129,6 +131,49 @@ def test_the_best_is_kept(config, tmp_path):
     losses = {x["step"]: x["loss"] for x in read_metrics(tmp_path) if x["split"] == "test"}
     best = sorted(losses, key=losses.get)[-2:]
     assert saved_steps(tmp_path / "checkpoints") == sorted({*best, 12})
+
+
+def test_an_evaluation_that_a_signal_put_off_is_made_up_for(config, tmp_path, monkeypatch):
+    vit_jax.train(config, tmp_path / "reference")
+    with monkeypatch.context() as patch:
+        patch.setattr(Preemption, "requested", lambda self, step: step == 6)
+        stopped = vit_jax.train(config, tmp_path / "run")
+    assert (stopped.completed, stopped.step, stopped.metrics) == (False, 6, None)
+    assert processes.lines(tmp_path / "run", "test") == []
+    vit_jax.train(config, tmp_path / "run")
+    for split in ("train", "test"):
+        lines = [processes.lines(tmp_path / name, split) for name in ("run", "reference")]
+        assert lines[0] == lines[1]
+
+
+@pytest.fixture
+def folder(config, tmp_path):
+    """A folder of sixteen pictures, one of which is broken."""
+    for split in ("train", "test"):
+        for index in range(16):
+            path = tmp_path / "images" / split / "ab"[index % 2] / f"{index:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 10 * index).save(path)
+    (tmp_path / "images" / "train" / "a" / "04.png").write_bytes(b"not a picture")
+    config.data.source = f"folder:{tmp_path / 'images'}"
+    config.data.update(batch_size=16, eval_batch_size=8)
+    config.update(total_steps=3, accumulate_steps=1, eval_every_steps=None)
+    config.schedule.warmup_steps = None
+    return config
+
+
+def test_a_broken_picture_stops_the_run(folder, tmp_path):
+    with pytest.raises(data.DecodeError, match=r"train/a/04\.png"):
+        vit_jax.train(folder, tmp_path / "run")
+
+
+def test_skipped_pictures_are_counted_each_epoch(folder, tmp_path, capsys):
+    folder.data.on_error = "skip"
+    vit_jax.train(folder, tmp_path / "run")
+    printed = capsys.readouterr().out
+    for epoch in (1, 2, 3):
+        assert f"epoch {epoch}: 1 of 16 images could not be decoded and were skipped" in printed
+    assert [line["skipped"] for line in processes.lines(tmp_path / "run", "train")] == [1, 1, 1]
 
 
 @pytest.mark.slow

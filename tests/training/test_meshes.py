@@ -113,14 +113,24 @@ def test_two_processes(tmp_path, one_device):
     assert "accuracy" not in second  # one process reports
 
 
-def test_two_processes_stop_together_and_one_resumes(tmp_path, one_device):
-    """Any of them may be told to stop; all stop after the same step, and save."""
+def test_two_processes_stop_together_and_go_back_together(tmp_path, one_device):
+    """Any of them may be told to stop; all stop after the same step, and save.
+
+    Then the part of that checkpoint that only the second process wrote, and reads, is damaged:
+    both go back to the checkpoint before.
+    """
     pair = start_two(tmp_path, *mesh(2, 2, 2))
-    assert processes.wait_until(lambda: processes.steps_logged(tmp_path) >= 2, pair[0])
+    assert processes.wait_until(lambda: processes.steps_logged(tmp_path) >= 4, pair[0])
     os.kill(pair[1].pid, signal.SIGTERM)
     for process in pair:
         processes.finish(process, code=75)
     stopped = max(saved_steps(tmp_path / "checkpoints"))
-    assert stopped < STEPS
-    run(tmp_path, (1, 1, 1), 1)
+    assert 3 < stopped < STEPS
+
+    state = tmp_path / "checkpoints" / str(stopped) / "state"
+    for file in (state / "ocdbt.process_1" / "d").iterdir():
+        file.write_bytes(b"")
+    outputs = [processes.finish(process) for process in start_two(tmp_path, *mesh(2, 2, 2))]
+    assert f"the checkpoint of step {stopped} is damaged" in outputs[0]
+    assert "taking the checkpoint of step" in outputs[0]
     assert_same_numbers(tmp_path, one_device, FLOAT32)

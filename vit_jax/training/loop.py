@@ -59,6 +59,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> Result:
     )
     config = resolve(config, len(train_source), train_source.num_classes)
     experiment = Experiment(config)
+    _check_classes(experiment, train_source, eval_source)
     run_folder.claim(workdir, config)
     with contextlib.ExitStack() as stack:
         run = _Run(stack, experiment, Path(workdir), train_source, eval_source)
@@ -66,6 +67,22 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> Result:
             return run.to_the_end()
         except NonFiniteError as error:
             raise NonFiniteError(f"{error}; {run.last_good()}") from None
+
+
+def _check_classes(experiment: Experiment, train: data.Source, evaluation: data.Source) -> None:
+    """Raises ValueError where labels do not mean what the model's outputs mean."""
+    if evaluation.class_names != train.class_names:
+        raise ValueError(
+            f"the evaluation split has {evaluation.num_classes} classes "
+            f"({', '.join(evaluation.class_names[:3])} ...), the training split "
+            f"{train.num_classes} ({', '.join(train.class_names[:3])} ...); expected the same"
+        )
+    outputs = experiment.module.num_classes
+    if 0 < outputs < train.num_classes:
+        raise ValueError(
+            f"config.model.num_classes is {outputs}, the data has {train.num_classes} classes; "
+            "leave it out to take the data's"
+        )
 
 
 class _Run:
