@@ -1,6 +1,7 @@
 """Properties of the ViT that need no other implementation."""
 
 import itertools
+import math
 
 import chex
 import jax
@@ -10,7 +11,7 @@ import pytest
 from flax import linen as nn
 
 import vit_jax
-from vit_jax.models import logical_axes, stack_blocks, unstack_blocks
+from vit_jax.models import logical_axes, resample_params, stack_blocks, unstack_blocks
 from vit_jax.models.layers import attention
 
 TINY = dict(embed_dim=32, depth=3, num_heads=4, img_size=16, patch_size=4, num_classes=5)
@@ -90,9 +91,10 @@ def test_stack_refuses_a_hole():
 # Attention backends.
 
 
-def qkv(tokens, dtype, head_dim=64):
+def qkv(tokens, dtype, head_dim=64, scale=1.0):
     rng = np.random.default_rng(0)
-    return [jnp.asarray(rng.normal(size=(2, tokens, 3, head_dim)), dtype) for _ in range(3)]
+    shape = (2, tokens, 3, head_dim)
+    return [jnp.asarray(rng.normal(scale=scale, size=shape), dtype) for _ in range(3)]
 
 
 @pytest.mark.parametrize("tokens", [128, 197])
@@ -133,11 +135,32 @@ def test_cudnn_attention_equals_the_plain_one(tokens):
     np.testing.assert_allclose(mixed.astype(jnp.float32), expected, atol=2 * 4 * 2**-9)
 
 
-def test_softmax_is_taken_in_float32_for_bfloat16_inputs():
-    q, k, v = qkv(64, jnp.bfloat16)
+@pytest.mark.parametrize("head_dim", [64, 72, 88])
+def test_softmax_and_scale_are_taken_in_float32_for_bfloat16_inputs(head_dim):
+    q, k, v = qkv(64, jnp.bfloat16, head_dim, scale=3.0)
     _, weights = attention.attend(q, k, v, return_weights=True)
     assert weights.dtype == jnp.float32
-    np.testing.assert_allclose(weights.sum(-1), 1.0, atol=1e-6)
+    q, k = (np.asarray(x, np.float64) for x in (q, k))
+    scores = np.einsum("bnhd,bmhd->bhnm", q, k) * head_dim**-0.5
+    expected = np.exp(scores - scores.max(-1, keepdims=True))
+    expected /= expected.sum(-1, keepdims=True)
+    # Scores up to 100 carry float32's rounding, 100 * 2^-24 = 6e-6; bfloat16's would be 1e-2.
+    np.testing.assert_allclose(weights, expected, atol=1e-5)
+
+
+def test_the_pallas_kernel_is_split_over_a_mesh():
+    """XLA cannot partition a kernel: lowering for TPU fails unless it runs under shard_map."""
+    devices = np.array(jax.devices()[:4]).reshape(2, 2)
+    axis_types = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.sharding.Mesh(devices, ("data", "tensor"), axis_types=axis_types)
+    spec = jax.sharding.PartitionSpec("data", None, "tensor")
+    place = jax.sharding.NamedSharding(mesh, spec)
+    shape = jax.ShapeDtypeStruct((4, 1024, 2, 64), jnp.bfloat16, sharding=place)
+    rules = (("batch", "data"), ("heads", "tensor"))
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        attend = jax.jit(lambda *x: attention.attend(*x, backend="pallas")[0])
+        lowered = attend.trace(shape, shape, shape).lower(lowering_platforms=("tpu",))
+    assert "tpu_custom_call" in lowered.as_text()
 
 
 def test_backend_choice():
@@ -251,7 +274,6 @@ def test_rope_leaves_prefix_tokens_alone():
 @pytest.mark.parametrize("options", [dict(pos_embed=kind) for kind in ("learn", "learn_2d")])
 def test_learned_positions_break_the_symmetry_of_patches(options):
     x = images(1, (16, 16))
-    flipped = x[:, :, ::-1]
     free = build(pos_embed="none", global_pool="avg", class_token=False)
     # Without positions a permutation of whole patches changes nothing.
     swapped = np.concatenate([x[:, 8:], x[:, :8]], axis=1)
@@ -260,7 +282,7 @@ def test_learned_positions_break_the_symmetry_of_patches(options):
     np.testing.assert_allclose(*free_outputs, rtol=1e-4, atol=1e-5)
     module = build(**options)
     params = drawn(module, x)
-    outputs = [np.asarray(module.apply({"params": params}, i)) for i in (x, swapped, flipped)]
+    outputs = [np.asarray(module.apply({"params": params}, i)) for i in (x, swapped)]
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-4  # a hundred times float32's rounding
 
 
@@ -275,7 +297,7 @@ def test_pools():
     }.items():
         module = build(global_pool=pool, num_classes=0, reg_tokens=2, fc_norm=False)
         params = drawn(module, x)
-        output, seen = module.apply({"params": params}, x, capture=("tokens",))
+        output, seen = module.apply({"params": params}, x, capture=("features",))
         assert output.shape == shape
         expected = {
             "token": seen.features[:, 0],
@@ -323,13 +345,29 @@ def test_no_key_bias():
     assert "bias" not in attn["qkv"]
 
 
+ALL = ("embedding", "tokens", "attention", "features")
+
+
+def test_capture_takes_names_and_gives_what_was_asked_for():
+    x = images()
+    module = build()
+    params = drawn(module, x)
+    _, seen = module.apply({"params": params}, x, capture=("features",))
+    assert seen.features.shape == (2, 17, 32)
+    assert seen.tokens is None
+    assert seen.attention is None
+    for wrong in ("attention", ("attentions",)):
+        with pytest.raises(ValueError, match="expected a tuple of names out of"):
+            module.apply({"params": params}, x, capture=wrong)
+
+
 def test_attention_maps_are_the_weights_that_were_used():
     x = images()
     for scan in (False, True):
         module = build(scan=scan, reg_tokens=1)
         params = drawn(module, x)
         plain = module.apply({"params": params}, x)
-        logits, seen = module.apply({"params": params}, x, capture=("tokens", "attention"))
+        logits, seen = module.apply({"params": params}, x, capture=ALL)
         np.testing.assert_allclose(logits, plain, rtol=1e-5, atol=1e-5)
         assert seen.attention.shape == (3, 2, 4, 18, 18)
         assert seen.tokens.shape == (3, 2, 18, 32)
@@ -362,7 +400,7 @@ def test_patch_dropout_keeps_the_stated_number_and_the_prefix():
     module = build(patch_drop_rate=0.5, reg_tokens=2, rope="axial")
     params = drawn(module, x)
     rngs = {"dropout": jax.random.key(0)}
-    _, seen = module.apply({"params": params}, x, train=True, capture=("tokens",), rngs=rngs)
+    _, seen = module.apply({"params": params}, x, train=True, capture=ALL[:1], rngs=rngs)
     full, _ = module.apply({"params": params}, jnp.asarray(x), method="embed")
     assert seen.embedding.shape == (3, 3 + 8, 32)
     np.testing.assert_allclose(seen.embedding[:, :3], full[:, :3], rtol=1e-5)
@@ -371,6 +409,22 @@ def test_patch_dropout_keeps_the_stated_number_and_the_prefix():
         chosen = distances.argmin(1)
         assert distances.min(1).max() < 1e-5
         assert len(set(chosen)) == 8
+
+
+def test_patch_dropout_keeps_each_patch_at_its_place():
+    """Attention over the kept patches equals attention over all with the others masked out."""
+    from vit_jax.models.layers import rope
+
+    x = images(3)
+    module = build(patch_drop_rate=0.5, rope="axial", depth=1, pos_embed="none")
+    params = drawn(module, x)
+    key = jax.random.key(1)
+    kept_tokens, kept_angles = module.apply({"params": params}, jnp.asarray(x), key, method="embed")
+    all_tokens, _ = module.apply({"params": params}, jnp.asarray(x), method="embed")
+    angles = rope.rope_angles("axial", (4, 4), 8)
+    for i in range(3):
+        difference = np.abs(kept_tokens[i, 1:, None] - all_tokens[i, None, 1:]).max(-1)
+        np.testing.assert_allclose(kept_angles[i], angles[difference.argmin(1)], rtol=1e-6)
 
 
 def test_stochastic_depth_drops_whole_branches_and_keeps_the_mean():
@@ -442,6 +496,26 @@ def test_other_resolutions_by_resampling():
     )
 
 
+@pytest.mark.parametrize("kind", ["learn", "learn_2d", "sincos_2d"])
+def test_parameters_for_another_resolution_and_patch_size(kind):
+    old = build(pos_embed=kind, reg_tokens=1, dynamic_img_size=True)
+    x = images()
+    params = drawn(old, x)
+    # Another resolution: the same as resampling within the forward pass.
+    new = build(pos_embed=kind, reg_tokens=1, img_size=(24, 20))
+    moved = resample_params(params, old, new)
+    larger = images(2, (24, 20))
+    expected = old.apply({"params": params}, larger)
+    np.testing.assert_allclose(new.apply({"params": moved}, larger), expected, rtol=1e-5, atol=1e-6)
+    # Another patch size, of enlarged images: FlexiViT's resize keeps the tokens.
+    new = build(pos_embed=kind, reg_tokens=1, img_size=32, patch_size=8)
+    moved = resample_params(params, old, new)
+    shapes = jax.eval_shape(new.init, jax.random.key(0), images(1, (32, 32)))["params"]
+    chex.assert_trees_all_equal_shapes_and_dtypes(moved, shapes)
+    with pytest.raises(ValueError, match="num_prefix_tokens is 2 in the old module and 1"):
+        resample_params(params, old, build(pos_embed=kind))
+
+
 def test_bad_images_are_refused():
     module = build()
     variables = {"params": drawn(module, images())}
@@ -458,11 +532,54 @@ def test_bad_images_are_refused():
 # Cost.
 
 
+def matmul_flops(jaxpr):
+    """Operations of every matrix product and convolution in a program, loops unrolled."""
+    total = 0
+    for equation in jaxpr.eqns:
+        inputs = [v.aval.shape for v in equation.invars if hasattr(v, "aval")]
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            summed = math.prod(inputs[0][axis] for axis in contracted)
+            total += 2 * summed * math.prod(equation.outvars[0].aval.shape)
+        elif equation.primitive.name == "conv_general_dilated":
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(inputs[1][:3])
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                total += equation.params.get("length", 1) * matmul_flops(inner)
+    return total
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("vit_tiny_patch16_224", {}),
+        ("vit_tiny_patch16_224", dict(img_size=(64, 96), scan=True, representation_size=50)),
+        ("vit_small_patch32_224", dict(mlp_layer="swiglu", global_pool="token_avg")),
+        ("vit_base_patch16_siglip_224", dict(num_classes=7)),
+        ("vit_base_patch16_siglip_224", dict(pool_include_prefix=True, reg_tokens=3)),
+        ("vit_base_patch16_224", dict(global_pool="none", depth=1)),
+        ("deit_tiny_distilled_patch16_224", {}),
+        ("vit_small_r26_s32_224", {}),
+        ("vit_base_r50_s16_384", {}),
+        ("vit_tiny_r_s16_p8_224", {}),
+        ("vit_22b_patch14_224", dict(scan=True)),
+    ],
+)
+def test_flops_are_those_of_the_program(name, options):
+    """Exactly: every matrix product and convolution, and nothing else."""
+    module = vit_jax.create_model(name, **options)
+    size = vit_jax.models.vit.pair(module.img_size)
+    x = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    program = jax.make_jaxpr(module.apply)(variables, x)
+    assert module.flops() == matmul_flops(program.jaxpr)
+
+
 @pytest.mark.parametrize(
     "name, options",
     [
         ("vit_small_patch16_224", dict(depth=4)),
-        ("vit_small_patch32_224", dict(mlp_layer="swiglu")),
         ("vit_base_patch16_siglip_224", dict(depth=4)),
         ("vit_small_r26_s32_224", dict(depth=2)),
     ],
@@ -499,6 +616,20 @@ def test_vit_22b_by_abstract_evaluation():
 # Names.
 
 
+def test_initial_weights_have_the_variance_of_each_matrix():
+    """Xavier for queries, keys and values apart: uniform within sqrt(6 / (d + d))."""
+    module = build(mlp_layer="swiglu", embed_dim=64, num_heads=4)
+    block = module.init(jax.random.key(0), images())["params"]["encoder"]["blocks_0"]
+    for kernel, fan_in, fan_out in (
+        (block["attn"]["qkv"]["kernel"], 64, 64),
+        (block["attn"]["proj"]["kernel"], 64, 64),
+        (block["mlp"]["fc1"]["kernel"], 64, 256),
+        (block["mlp"]["fc2"]["kernel"], 256, 64),
+    ):
+        bound = (6 / (fan_in + fan_out)) ** 0.5
+        assert 0.99 * bound < np.abs(kernel).max() <= bound
+
+
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(ValueError, match=r"vit_base_patch61_224.*'vit_base_patch16_224'"):
         vit_jax.create_model("vit_base_patch61_224")
@@ -523,6 +654,17 @@ def test_unknown_names_are_answered_with_the_nearest():
         (dict(rope="1d"), "rope='1d'"),
         (dict(attn_backend="flash"), "attn_backend='flash'"),
         (dict(remat="dots"), r"remat='dots'.*dots_saveable"),
+        (dict(dtype="bfloat61"), "dtype='bfloat61' is unknown"),
+        (dict(dist_token=True, representation_size=12), "no pre-logits layer"),
+        (dict(drop_rate=1.0), "drop_rate=1.0: expected 0 <= rate < 1"),
+        (dict(drop_path_rate=-0.1), "drop_path_rate=-0.1"),
+        (dict(num_heads=0), "num_heads=0: expected a number above 0"),
+        (dict(reg_tokens=-1), "reg_tokens=-1"),
+        (dict(img_size=(16, 16, 3)), r"img_size=\(16, 16, 3\): expected"),
+        (dict(img_size=16.0), "img_size=16.0: expected"),
+        (dict(patch_size=0), "patch_size=0: expected"),
+        (dict(rope="axial", embed_dim=18, num_heads=3), "head width divisible by 4"),
+        (dict(pos_embed="sincos_2d", embed_dim=18, num_heads=3), "divisible by 4, got 18"),
     ],
 )
 def test_contradictions_are_refused_when_the_model_is_built(options, message):

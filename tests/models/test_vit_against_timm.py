@@ -78,6 +78,36 @@ def variants():
             dict(parallel_block=True, qk_norm=True, qkv_bias=False),
         ),
         "no_positions": (PLAIN, dict(pos_embed="none"), PLAIN, dict(pos_embed="none")),
+        "norm_after_pooling_all_tokens": (
+            PLAIN,
+            dict(global_pool="avg", pool_include_prefix=True, proj_bias=False),
+            PLAIN,
+            dict(global_pool="avg", pool_include_prefix=True, proj_bias=False),
+        ),
+        "class_token_normalised_after_pooling": (
+            PLAIN,
+            dict(fc_norm=True),
+            PLAIN,
+            dict(fc_norm=True),
+        ),
+        "no_final_norm": (PLAIN, dict(final_norm=False), PLAIN, dict(final_norm=False)),
+        "dinov3": (
+            "vit_small_patch16_dinov3",
+            # Sides of 2 and 4 patches: timm's float32 coordinates are exact there.
+            dict(img_size=(32, 64)),
+            PLAIN,
+            dict(
+                img_size=(32, 64),
+                rope="dinov3",
+                pos_embed="none",
+                reg_tokens=4,
+                init_values=1.0,
+                qkv_bias=False,
+                norm_eps=1e-5,
+                global_pool="avg",
+                fc_norm=False,
+            ),
+        ),
         "dinov2": (
             "vit_small_patch14_reg4_dinov2",
             dict(img_size=(28, 42)),
@@ -93,6 +123,9 @@ def pair(request):
     theirs_name, their_options, ours_name, our_options = variants()[request.param]
     theirs = oracle.create_model(theirs_name, **{**SMALL, **their_options})
     theirs = oracle.randomize(theirs)
+    if request.param == "dinov3":  # its frequencies are drawn in float32
+        exponents = torch.arange(3, dtype=torch.float64) / 3
+        theirs.rope.periods.copy_(100.0**exponents)
     ours = vit_jax.create_model(ours_name, **{**SMALL, **our_options})
     params = oracle.to_flax(oracle.weights(theirs), SMALL["num_heads"], SMALL["depth"])
     return theirs, ours, params
@@ -201,6 +234,14 @@ SHARED_NAMES = [
 
 
 @pytest.mark.parametrize("name", SHARED_NAMES)
+def test_preprocessing_equals_timm(name):
+    expected = oracle.timm.get_pretrained_cfg(name)
+    assert vit_jax.preprocessing(name) == vit_jax.models.Preprocessing(
+        expected.mean, expected.std, expected.interpolation, expected.crop_pct
+    )
+
+
+@pytest.mark.parametrize("name", SHARED_NAMES)
 def test_parameter_count_equals_timm(name):
     with torch.device("meta"):
         theirs = oracle.create_model(name)
@@ -224,6 +265,5 @@ def test_every_published_size_has_a_name_in_common_with_timm():
         "vit_so400m_patch14_siglip_224",
         "vit_base_r50_s16_384",
         "deit_base_distilled_patch16_224",
-        "",
     }
     assert expected <= set(SHARED_NAMES)

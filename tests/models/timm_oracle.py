@@ -4,19 +4,37 @@ The mapping here is for the tests alone: it goes tensor by tensor, from the timm
 parameters to our tree, so that values and gradients can both be carried over.
 """
 
+import importlib
 import math
+import sys
+import types
 
 import jax
 import numpy as np
 import torch
 
-# torchvision's PyPI build needs a CUDA torch; these two declarations let it load on a CPU one.
-_LIBRARY = torch.library.Library("torchvision", "DEF")
-for _name in ("nms", "qnms"):
-    _LIBRARY.define(_name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
-import timm  # noqa: E402
+def _import_timm() -> types.ModuleType:
+    """Imports timm, which needs torchvision, whose PyPI build does not load beside a CPU torch.
 
+    There its operators are missing, and two declarations stand in for them; nothing here runs them.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _KEPT.append(library)  # the declarations live as long as this object
+    return importlib.import_module("timm")
+
+
+_KEPT: list[torch.library.Library] = []
+timm = _import_timm()
 create_model = timm.create_model
 
 
@@ -93,9 +111,10 @@ def to_flax(tensors: dict[str, np.ndarray], heads: int, depth: int) -> dict:
             if fc1["kernel"].shape[1] == 2 * fc2["kernel"].shape[0]:  # SwiGLU, gate first
                 fc1["kernel"] = fc1["kernel"].reshape(d, 2, -1)
                 fc1["bias"] = fc1["bias"].reshape(2, -1)
-            for ls in ("ls1", "ls2"):
-                if f"{name}.{ls}.gamma" in left:
-                    out[ls] = {"gamma": take(f"{name}.{ls}.gamma")}
+            for i in (1, 2):
+                for gamma in (f"{name}.ls{i}.gamma", f"{name}.gamma_{i}"):
+                    if gamma in left:
+                        out[f"ls{i}"] = {"gamma": take(gamma)}
         for qk, full in (("q_norm", f"{name}.attn.q_norm"), ("k_norm", f"{name}.attn.k_norm")):
             for prefix in (full, f"{name}.{qk}"):
                 if f"{prefix}.weight" in left:

@@ -11,6 +11,7 @@ from vit_jax.models.registry import (
     model_spec,
     preprocessing,
 )
+from vit_jax.models.transfer import resample_params
 from vit_jax.models.vit import Intermediates, VisionTransformer
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "logical_axes",
     "model_spec",
     "preprocessing",
+    "resample_params",
     "resample_patch_embed",
     "resample_pos_embed",
     "stack_blocks",

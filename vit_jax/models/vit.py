@@ -8,7 +8,8 @@ A plain member of the family (DeiT, CLIP's and SigLIP's image towers, DINOv2, Vi
 choice of hyper-parameters, listed by name at the end of this file under the names timm uses.
 """
 
-from collections.abc import Collection
+import dataclasses
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from vit_jax.models.layers import resnet, rope
 from vit_jax.models.layers.activation import ACTIVATIONS
 from vit_jax.models.layers.attention import BACKENDS
 from vit_jax.models.layers.drop import Key, dropout, kept_patches, split
-from vit_jax.models.layers.encoder import Encoder, remat_policy
+from vit_jax.models.layers.encoder import CAPTURES, Encoder, remat_policy
 from vit_jax.models.layers.linear import Linear, named
 from vit_jax.models.layers.mlp import MLPS
 from vit_jax.models.layers.norm import NORMS, make_norm
@@ -35,14 +36,14 @@ Size = int | tuple[int, int]
 
 @struct.dataclass
 class Intermediates:
-    """What a forward pass saw on its way, for `capture=(...)`. What was not asked for is None.
+    """What a forward pass saw on its way, for `capture=(names)`. What was not asked for is None.
+
+    Tokens are in this order: class, distillation, registers, then the patches in raster order.
 
     Attributes:
-        embedding: tokens that enter the first block `(b, n, d)`; class, distillation and register
-            tokens come first, then the patches in raster order.
-        tokens: tokens after each block `(depth, b, n, d)`; asked for by "tokens".
-        attention: attention weights of each block `(depth, b, h, n, n)`, rows sum to one; asked
-            for by "attention".
+        embedding: tokens that enter the first block `(b, n, d)`.
+        tokens: tokens after each block `(depth, b, n, d)`.
+        attention: attention weights of each block `(depth, b, h, n, n)`, rows sum to one.
         features: tokens after the final norm `(b, n, d)`.
     """
 
@@ -50,6 +51,13 @@ class Intermediates:
     tokens: jax.Array | None = None
     attention: jax.Array | None = None
     features: jax.Array | None = None
+
+
+def check_capture(capture: tuple[str, ...]) -> None:
+    """Raises ValueError unless `capture` is a tuple of names of `Intermediates`."""
+    names = tuple(Intermediates.__dataclass_fields__)
+    if isinstance(capture, str) or set(capture) - set(names):
+        raise ValueError(f"capture={capture!r}: expected a tuple of names out of {names}")
 
 
 # Fields that take one of a few names.
@@ -62,6 +70,13 @@ CHOICES: dict[str, Collection[str | None]] = {
     "rope": (None, *rope.ROPES),
     "attn_backend": BACKENDS,
 }
+
+
+RATES = tuple(
+    f"{name}_rate"
+    for name in ("drop", "pos_drop", "patch_drop", "proj_drop", "attn_drop", "drop_path")
+)
+COUNTS = ("in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "norm_eps")
 
 
 def pair(size: Size) -> tuple[int, int]:
@@ -103,7 +118,7 @@ class VisionTransformer(PlainModule):
         pos_embed: "learn", "learn_2d", "sincos_1d", "sincos_2d" or "none".
         no_embed_class: the table has no rows for the tokens in front.
         rope: rotary embedding of queries and keys, "axial" or "dinov3", or None.
-        rope_temperature: base of its frequencies (EVA-02 10000, DINOv3 100).
+        rope_temperature: base of its frequencies; None is the paper's (`layers.rope.ROPES`).
         pre_norm: norm before the first block (CLIP).
         final_norm: norm after the last block.
         fc_norm: that norm comes after pooling; None means with "avg" only.
@@ -154,7 +169,7 @@ class VisionTransformer(PlainModule):
     pos_embed: str = "learn"
     no_embed_class: bool = False
     rope: str | None = None
-    rope_temperature: float = 100.0
+    rope_temperature: float | None = None
     pre_norm: bool = False
     final_norm: bool = True
     fc_norm: bool | None = None
@@ -215,23 +230,62 @@ class VisionTransformer(PlainModule):
         return size[0] // self.stride[0], size[1] // self.stride[1]
 
     def check(self) -> None:
-        """Raises ValueError where hyper-parameters contradict each other."""
+        """Raises ValueError where hyper-parameters are out of range or contradict each other."""
+        self._check_values()
         self.grid()
         if self.embed_dim % self.num_heads:
             raise ValueError(
                 f"embed_dim={self.embed_dim} is not divisible by num_heads={self.num_heads}"
             )
+        if self.rope is not None and self.embed_dim // self.num_heads % 4:
+            raise ValueError(
+                f"rope={self.rope!r} needs a head width divisible by 4, embed_dim={self.embed_dim} "
+                f"and num_heads={self.num_heads} give {self.embed_dim // self.num_heads}"
+            )
+        if self.pos_embed.startswith("sincos") and self.embed_dim % 4:
+            raise ValueError(
+                f"pos_embed={self.pos_embed!r} needs embed_dim divisible by 4, got {self.embed_dim}"
+            )
+        if self.global_pool.startswith("token") and not self.class_token:
+            raise ValueError(f"global_pool={self.global_pool!r} needs class_token=True")
+        if self.dist_token and (self.global_pool != "token" or not self.num_classes):
+            raise ValueError("dist_token=True needs global_pool='token' and num_classes > 0")
+        if self.dist_token and self.representation_size is not None:
+            raise ValueError("dist_token=True has two heads and no pre-logits layer before them")
+
+    def _check_values(self) -> None:
+        """Raises ValueError where a single hyper-parameter is not what its field takes."""
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
                 raise ValueError(
                     f"{field}={getattr(self, field)!r} is unknown; choose one of {tuple(choices)}"
                 )
-        if self.global_pool.startswith("token") and not self.class_token:
-            raise ValueError(f"global_pool={self.global_pool!r} needs class_token=True")
-        if self.dist_token and (self.global_pool != "token" or not self.num_classes):
-            raise ValueError("dist_token=True needs global_pool='token' and num_classes > 0")
+        for field in RATES:
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)}: expected 0 <= rate < 1")
+        for field in COUNTS:
+            if not getattr(self, field) > 0:
+                raise ValueError(f"{field}={getattr(self, field)}: expected a number above 0")
+        for field in ("num_classes", "reg_tokens"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field}={getattr(self, field)}: expected 0 or more")
+        for field in ("img_size", "patch_size"):
+            sides = getattr(self, field)
+            sides = (sides, sides) if isinstance(sides, int) else sides
+            if not isinstance(sides, Sequence) or len(sides) != 2 or min(sides) < 1:
+                raise ValueError(
+                    f"{field}={getattr(self, field)!r}: expected a whole number of pixels, or a "
+                    "pair (height, width)"
+                )
         if self.remat != "none":
             remat_policy(self.remat)
+        if self.dtype is not None:
+            try:
+                jnp.dtype(self.dtype)
+            except TypeError:
+                raise ValueError(
+                    f"dtype={self.dtype!r} is unknown; use 'bfloat16', 'float16', 'float32' or None"
+                ) from None
 
     # The parts.
 
@@ -348,22 +402,25 @@ class VisionTransformer(PlainModule):
         Args:
             images: `(b, height, width, channels)`, floating point, normalised.
             train: dropout and stochastic depth are on; needs `rngs={"dropout": key}`.
-            capture: any of "tokens" and "attention": also returns `Intermediates`.
+            capture: names of fields of `Intermediates`, which is then returned as well.
 
         Returns:
             Logits `(b, num_classes)`; without a head the pooled features `(b, embed_dim)`, and
             with `global_pool="none"` one result a token. With `capture`, a pair of that and
             `Intermediates`.
         """
+        check_capture(capture)
         stochastic = train and self._drops()
         keys = split(self.make_rng("dropout") if stochastic else None, 3)
         embedding, angles = self.embed(images, keys[0])
-        tokens, found = self.encoder(embedding, angles, keys[1], tuple(capture))
+        stacked = tuple(name for name in CAPTURES if name in capture)
+        tokens, found = self.encoder(embedding, angles, keys[1], stacked)
         features = self.normalize(tokens)
         output = self.classify(self.pool(features), keys[2])
         if not capture:
             return output
-        return output, Intermediates(embedding=embedding, features=features, **found)
+        found |= {"embedding": embedding, "features": features}
+        return output, Intermediates(**{name: found[name] for name in capture})
 
     def embed(self, images: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array | None]:
         """Tokens that enter the first block `(b, n, d)`, and their rotary angles or None."""
@@ -433,15 +490,7 @@ class VisionTransformer(PlainModule):
         return jnp.stack([self.head(pooled[:, 0]), self.head_dist(pooled[:, 1])], axis=1)
 
     def _drops(self) -> bool:
-        rates = (
-            self.drop_rate,
-            self.pos_drop_rate,
-            self.patch_drop_rate,
-            self.proj_drop_rate,
-            self.attn_drop_rate,
-            self.drop_path_rate,
-        )
-        return any(rate > 0 for rate in rates)
+        return any(getattr(self, rate) > 0 for rate in RATES)
 
     def _check_images(self, images: jax.Array) -> None:
         if images.ndim != 4 or images.shape[-1] != self.in_chans:
@@ -510,8 +559,9 @@ class VisionTransformer(PlainModule):
         return total + 2 * outputs * width_in * self.num_classes * (2 if self.dist_token else 1)
 
 
-# The names. Sizes: ViT (table 1), "Scaling Vision Transformers" (table 2: g and G), SoViT
-# (Alabdulmohsin et al. 2023: So400m), ViT-22B (table 1).
+# The names. Sizes: B, L and H of ViT (table 1), Ti and S of DeiT (Touvron et al. 2021, table 1), g
+# and G of "Scaling Vision Transformers" (Zhai et al. 2022), So400m of SoViT (Alabdulmohsin et al.
+# 2023), ViT-22B (Dehghani et al. 2023, table 1).
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": dict(embed_dim=192, depth=12, num_heads=3),
     "small": dict(embed_dim=384, depth=12, num_heads=6),
@@ -539,6 +589,7 @@ PATCH_SIZES = (8, 14, 16, 32)
 def _register_all() -> None:
     half = registry.Preprocessing()
     imagenet = registry.Preprocessing(registry.IMAGENET_MEAN, registry.IMAGENET_STD)
+    whole = dataclasses.replace(half, crop_pct=1.0)
 
     def add(name: str, prep: registry.Preprocessing = half, **choices: Any) -> None:
         registry.register(name, VisionTransformer, prep, **choices)
@@ -550,12 +601,16 @@ def _register_all() -> None:
             for resolution in (224, 384):
                 if resolution % patch == 0:
                     name = f"vit_{size}_patch{patch}_{resolution}"
-                    add(name, **widths, patch_size=patch, img_size=resolution)
+                    prep = whole if resolution == 384 else half
+                    prep = imagenet if name == "vit_small_patch8_224" else prep  # as in timm
+                    add(name, prep, **widths, patch_size=patch, img_size=resolution)
 
     for size in ("base", "huge", "giant"):
         patch = 14 if size == "huge" else 16
         norm = {} if size == "base" else dict(fc_norm=False)
-        add(f"vit_{size}_patch{patch}_gap_224", **SIZES[size], patch_size=patch, **gap, **norm)
+        prep = half if size == "base" else imagenet
+        name = f"vit_{size}_patch{patch}_gap_224"
+        add(name, prep, **SIZES[size], patch_size=patch, **gap, **norm)
     add("vit_base_patch16_reg4_gap_256", **SIZES["base"], img_size=256, **gap, **registers)
 
     # SigLIP's image towers: no class token, attention pooling, no classifier of their own.
@@ -563,13 +618,12 @@ def _register_all() -> None:
     for size, patch, resolutions in (
         ("base", 16, (224, 256, 384, 512)),
         ("large", 16, (256, 384, 512)),
-        ("so400m", 14, (224, 378, 384)),
+        ("so400m", 14, (224, 378)),  # timm's "384" of this patch size drops the last 6 pixels
         ("so400m", 16, (256, 384, 512)),
     ):
         for resolution in resolutions:
-            pixels = resolution // patch * patch
             name = f"vit_{size}_patch{patch}_siglip_{resolution}"
-            add(name, **SIZES[size], patch_size=patch, img_size=pixels, **siglip)
+            add(name, **SIZES[size], patch_size=patch, img_size=resolution, **siglip)
 
     # DINOv2's backbones: LayerScale, optional registers, made for 518 pixels.
     dino = dict(patch_size=14, img_size=518, init_values=1e-5, num_classes=0)
@@ -577,8 +631,9 @@ def _register_all() -> None:
     giant2.update(mlp_layer="swiglu", act_layer="silu")
     for size in ("small", "base", "large", "giant"):
         widths = giant2 if size == "giant" else SIZES[size]
-        add(f"vit_{size}_patch14_dinov2", imagenet, **widths, **dino)
-        add(f"vit_{size}_patch14_reg4_dinov2", imagenet, **widths, **dino, **registers)
+        prep = dataclasses.replace(imagenet, crop_pct=1.0)
+        add(f"vit_{size}_patch14_dinov2", prep, **widths, **dino)
+        add(f"vit_{size}_patch14_reg4_dinov2", prep, **widths, **dino, **registers)
 
     for size in ("tiny", "small", "base"):
         add(f"deit_{size}_patch16_224", imagenet, **SIZES[size])
@@ -593,7 +648,8 @@ def _register_all() -> None:
         ):
             hybrid = dict(resnet_layers=layers, patch_size=8 if not layers else 1)
             name = f"vit_{size}_{suffix}_{resolution}"
-            add(name, **SIZES[size], **hybrid, img_size=resolution)
+            prep = whole if resolution == 384 else half
+            add(name, prep, **SIZES[size], **hybrid, img_size=resolution)
 
 
 _register_all()

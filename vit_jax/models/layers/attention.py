@@ -96,9 +96,8 @@ def _xla(
     return_weights: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    query = query * query.shape[-1] ** -0.5
     scores = jnp.einsum("bnhd,bmhd->bhnm", query, key, preferred_element_type=wide)
-    weights = jax.nn.softmax(scores, axis=-1)
+    weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1)  # scaled in `wide` too
     dropped = dropout(weights, drop, drop_key).astype(value.dtype)
     mixed = jnp.einsum("bhnm,bmhd->bnhd", dropped, value)
     return mixed, weights if return_weights else None
@@ -114,6 +113,18 @@ def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def _pallas(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """The kernel on each device's own examples and heads; XLA cannot split a kernel by itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return _pallas_on_one_device(query, key, value)
+    spec = nn.logical_to_mesh_axes(("batch", None, "heads", None))
+    local = jax.shard_map(
+        _pallas_on_one_device, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
+    )
+    return local(query, key, value)
+
+
+def _pallas_on_one_device(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """Pads the tokens to whole blocks; the padding is a segment that no real token attends to."""
     from jax.experimental.pallas.ops.tpu import flash_attention as flash
 

@@ -20,7 +20,7 @@ def named(init: Callable, *axes: str | None) -> Callable:
 
 
 class Linear(nn.Module):
-    """`y = x @ kernel + bias` over the last `len(features_in)` axes of `x`.
+    """`y = x @ kernel + bias` over the last `inputs` axes of `x`.
 
     With more than one output axis it is a projection to heads, `(..., d) -> (..., 3, h, hd)`; with
     more than one input axis it merges them back, `(..., h, hd) -> (..., d)`.

@@ -14,23 +14,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-ROPES = ("axial", "dinov3")
+# Kinds, with the base of their frequencies in the papers.
+ROPES = {"axial": 10_000.0, "dinov3": 100.0}
 
 
-def rope_angles(kind: str, grid: tuple[int, int], head_dim: int, temperature: float) -> np.ndarray:
+def rope_angles(
+    kind: str, grid: tuple[int, int], head_dim: int, temperature: float | None = None
+) -> np.ndarray:
     """Angles of the patches of `grid` in raster order, `(h * w, head_dim / 2)` float64, in radians.
 
     The first half of the columns follows the row of the patch, the second its column.
+    `temperature` is the base of the frequencies, None the paper's (`ROPES`).
 
     Raises:
         ValueError: unknown kind, or `head_dim` is no multiple of 4.
     """
     if kind not in ROPES:
-        raise ValueError(f"rope={kind!r} is unknown; choose one of {ROPES} or None")
+        raise ValueError(f"rope={kind!r} is unknown; choose one of {tuple(ROPES)} or None")
     if head_dim % 4:
         raise ValueError(f"rotary embedding needs a head_dim divisible by 4, got {head_dim}")
     exponents = np.arange(head_dim // 4) / (head_dim // 4)
-    frequencies = temperature**-exponents
+    frequencies = (ROPES[kind] if temperature is None else temperature) ** -exponents
     axes = [np.arange(size, dtype=np.float64) for size in grid]
     if kind == "dinov3":
         axes = [2 * (axis + 0.5) / size - 1 for axis, size in zip(axes, grid)]
