@@ -131,6 +131,31 @@ def test_a_nan_is_not_hidden(loss):
     assert jnp.isnan(value[0]) and jnp.isfinite(value[1])
 
 
+@pytest.mark.parametrize("label", [-CLASSES, -1, CLASSES, 200])
+@pytest.mark.parametrize("loss", [losses.softmax_cross_entropy, losses.sigmoid_cross_entropy])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_label_that_is_no_class_makes_the_loss_nan(batch, loss, label, smoothing):
+    logits, labels, _ = map(jnp.asarray, batch)
+    value = jax.jit(loss, static_argnums=2)(logits, labels.at[2].set(label), smoothing)
+    expected = loss(logits, labels, smoothing).at[2].set(jnp.nan)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("label", [-CLASSES, -1, CLASSES, 200])
+@pytest.mark.parametrize("k", [1, CLASSES, CLASSES + 1])
+def test_a_label_that_is_no_class_is_never_correct(label, k):
+    rows = jnp.eye(CLASSES)  # every class is once the best answer
+    labels = jnp.full(CLASSES, label)
+    np.testing.assert_array_equal(losses.top_k_correct(rows, labels, k), np.zeros(CLASSES))
+
+
+def test_labels_of_one_byte_name_classes_beyond_it_never():
+    logits = jnp.zeros((1, 1000))
+    labels = jnp.array([3], jnp.uint8)  # 259 and 515 are the same byte
+    np.testing.assert_allclose(losses.softmax_cross_entropy(logits, labels), np.log(1000), 1e-6)
+    np.testing.assert_array_equal(losses.top_k_correct(logits, labels, 4), [1.0])
+
+
 @pytest.mark.parametrize(
     "labels",
     [

@@ -7,8 +7,8 @@ Conventions shared by every function:
   distribution over the classes (mixup, CutMix, a teacher's output).
 - The result is (b,): the caller averages, so that padded rows can be masked out.
 
-An integer label outside [0, classes) cannot raise inside `jit` and gives an all-zero target; the
-data layer is where labels are checked.
+An integer label outside [0, classes) is a mistake, which cannot raise inside `jit`: its loss is NaN,
+so that the run stops, and it never counts as correct. The data layer names such a label.
 """
 
 from typing import Literal
@@ -31,6 +31,9 @@ def targets(labels: jax.Array, logits: jax.Array, label_smoothing: float = 0.0) 
       logits: (b, classes); its shape and dtype are those of the result.
       label_smoothing: s in [0, 1).
 
+    Returns:
+      (b, classes); NaN in the rows of integer labels outside [0, classes).
+
     Raises:
       ValueError: labels that are neither of the two forms, or s outside [0, 1).
     """
@@ -39,7 +42,9 @@ def targets(labels: jax.Array, logits: jax.Array, label_smoothing: float = 0.0) 
     num_classes = logits.shape[-1]
     integer = jnp.issubdtype(labels.dtype, jnp.integer)
     if integer and labels.shape == logits.shape[:-1]:
-        result = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)
+        named = _named(labels, num_classes)
+        known = named.any(-1, keepdims=True)
+        result = jnp.where(known, named, jnp.nan).astype(logits.dtype)
     elif not integer and labels.shape == logits.shape:
         result = labels.astype(logits.dtype)
     else:
@@ -108,9 +113,9 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     """Returns (b,) ones where the label is among the k highest logits, zeros elsewhere.
 
     Equal logits rank by class index, lowest first, as `argmax` has it: a model that answers the
-    same for everything scores like chance, not 0 % or 100 %. A row that holds a NaN is wrong. With
-    soft labels the right class is the one of the greatest share. With fewer than k classes every
-    row without a NaN is right.
+    same for everything scores like chance, not 0 % or 100 %. A row that holds a NaN is wrong, and
+    so is one whose label is no class. With soft labels the right class is the one of the greatest
+    share. With fewer than k classes every other row is right.
 
     Args:
       logits: (b, classes).
@@ -124,7 +129,13 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     own = jnp.take_along_axis(logits, index, axis=-1)
     earlier = jnp.arange(logits.shape[-1]) < index
     rank = ((logits > own) | ((logits == own) & earlier)).sum(-1)
-    return ((rank < k) & ~jnp.isnan(logits).any(-1)).astype(jnp.float32)
+    known = _named(index[:, 0], logits.shape[-1]).any(-1)
+    return ((rank < k) & known & ~jnp.isnan(logits).any(-1)).astype(jnp.float32)
+
+
+def _named(labels: jax.Array, num_classes: int) -> jax.Array:
+    """Which class each integer names, (b, classes) of bool; none where there is no such class."""
+    return labels[..., None] == jnp.arange(num_classes)
 
 
 def _at_least_float32(x: jax.Array) -> jax.Array:
