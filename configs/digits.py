@@ -1,4 +1,4 @@
-"""A small ViT on the embedded digits: 1,797 real handwritten digits of 8x8 grey pixels, ten classes.
+"""A small ViT on the embedded digits: 1,797 handwritten digits of 8x8 grey pixels, ten classes.
 
     vit-jax train --config configs/digits.py --workdir runs/digits
 

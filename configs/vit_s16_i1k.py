@@ -5,7 +5,7 @@ AdamW. The paper adds RandAugment(2, 10) and mixup(0.2) and reports 76.5 % top-1
 neither, so expect less. It has been checked here by building the model, the optimizer and the
 schedule; training it takes an accelerator and the data set.
 
-    vit-jax train --config configs/vit_s16_i1k.py --workdir gs://bucket/vit_s16 \
+    vit-jax train --config configs/vit_s16_i1k.py --workdir runs/vit_s16 \
         --config.data.data_dir=/data/tensorflow_datasets --config.data.workers=32
 """
 

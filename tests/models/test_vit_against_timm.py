@@ -82,7 +82,8 @@ def variants():
             PLAIN,
             dict(global_pool="avg", pool_include_prefix=True, proj_bias=False),
             PLAIN,
-            dict(global_pool="avg", pool_include_prefix=True, proj_bias=False),
+            # timm's proj_bias is of the attention and of the MLP.
+            dict(global_pool="avg", pool_include_prefix=True, proj_bias=False, mlp_bias=False),
         ),
         "class_token_normalised_after_pooling": (
             PLAIN,

@@ -4,15 +4,15 @@ Exits with 1 where the last evaluation stays below a bound or there is none.
 """
 
 import argparse
-import json
 import pathlib
 import sys
 
+from vit_jax.training.metrics import read_metrics
+
 
 def last_evaluation(workdir: pathlib.Path, split: str) -> dict[str, float]:
-    """The last line of `split` in `workdir/metrics.jsonl`, {} where there is none."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    found = [entry for entry in map(json.loads, lines) if entry["split"] == split]
+    """The last line of `split` in the run's metrics, {} where there is none."""
+    found = [entry for entry in read_metrics(workdir) if entry["split"] == split]
     return found[-1] if found else {}
 
 
