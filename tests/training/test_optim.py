@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,12 @@ from ml_collections import ConfigDict
 
 from tests.models import timm_oracle  # noqa: F401 - makes timm importable without CUDA
 from vit_jax.models import stack_blocks
-from vit_jax.training.optim import OPTIMIZER_DEFAULTS, learning_rate, make_optimizer
+from vit_jax.training.optim import (
+    OPTIMIZER_DEFAULTS,
+    OPTION_RANGES,
+    learning_rate,
+    make_optimizer,
+)
 
 timm_optim = importlib.import_module("timm.optim")
 STEPS = 5
@@ -437,6 +443,8 @@ def test_every_option_of_optax_is_there():
         ("optim.weight_decay is -1", {"weight_decay": -1}),
         ("optim.clip_norm is 0", {"clip_norm": 0}),
         ("nesterov needs", {"name": "sgd", "sgd": {"momentum": 0.0, "nesterov": True}}),
+        (r"optim\.lr is nan; expected more than 0", {"lr": float("nan")}),
+        (r"optim\.clip_norm is -1; expected more than 0, or None", {"clip_norm": -1}),
     ],
 )
 def test_mistakes_in_the_config_are_named(problem, message, change):
@@ -444,3 +452,50 @@ def test_mistakes_in_the_config_are_named(problem, message, change):
     config = ConfigDict({"optim": optim, "schedule": {}})
     with pytest.raises(ValueError, match=message):
         make_optimizer(config, problem[0], STEPS, 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "right"),
+    [
+        ("adamw.b1", [2, -0.1, "0.9"], [0, 0.99]),
+        ("adamw.b2", [1.0, float("nan")], [0.0]),
+        ("adamw.eps", [-1, 0, float("inf")], [1e-12]),
+        ("adamw.eps_root", [-1e-9], [0, 1e-9]),
+        ("adamw.mu_dtype", ["bf16", "int8"], ["bfloat16", None]),
+        ("sgd.momentum", [1, -0.5], [0]),
+        ("sgd.accumulator_dtype", ["half precision"], ["float16"]),
+        ("adafactor.decay_rate", [-1, 0, 1.5], [1]),
+        ("adafactor.decay_offset", [-1, 0.5], [100]),
+        ("adafactor.beta2_cap", [0, 1.1], [1.0]),
+        ("adafactor.min_dim_size_to_factor", [0, 2.5], [1]),
+        ("adafactor.clipping_threshold", [0], [1, None]),
+        ("adafactor.dtype_momentum", ["bf16"], [None]),
+        ("lion.b1", [-3], [0.5]),
+        ("lamb.b2", [1], [0.5]),
+        ("muon.ns_steps", [0, 1.5], [1]),
+        ("muon.beta", [1], [0.5]),
+        ("muon.consistent_rms", [0, -0.2], [0.2, None]),
+        ("muon.adam_b2", [1.0], [0.5]),
+        ("muon.adam_lr", [0], [1e-3, None]),
+        ("muon.adam_weight_decay", [-1], [0, None]),
+    ],
+)
+def test_a_value_out_of_range_is_named(problem, key, wrong, right):
+    name, option = key.split(".")
+    params = jax.tree.map(np.float32, problem[0])
+    for value in wrong:
+        message = rf"optim\.{name}\.{option} is {re.escape(repr(value))}; expected "
+        with pytest.raises(ValueError, match=message):
+            make_optimizer(make_config(name, **{option: value}), params, STEPS, 1)
+    for value in right:
+        config = make_config(name, **{option: value})
+        make_optimizer(config, params, STEPS, 1).init(params)
+
+
+def test_every_number_and_dtype_has_a_range_that_its_default_is_in():
+    for name, options in OPTIMIZER_DEFAULTS.items():
+        for option, default in options.items():
+            if isinstance(default, bool) or option in ("ns_coeffs", "preconditioning"):
+                assert option not in OPTION_RANGES
+            else:
+                assert OPTION_RANGES[option][1](default), (name, option)

@@ -7,8 +7,8 @@ Conventions shared by every function:
   distribution over the classes (mixup, CutMix, a teacher's output).
 - The result is (b,): the caller averages, so that padded rows can be masked out.
 
-An integer label outside [0, classes) is a mistake, which cannot raise inside `jit`: its loss is NaN,
-so that the run stops, and it never counts as correct. The data layer names such a label.
+An integer label outside [0, classes) cannot raise inside `jit`: its loss is NaN, so that the run
+stops, and it never counts as correct. The data layer is where labels are checked and named.
 """
 
 from typing import Literal

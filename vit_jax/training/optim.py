@@ -12,6 +12,8 @@ learning rate, weight decay and its mask, which are common to all, and Muon's `a
 Optax sums its dual norm over all matrices of an array (queries, keys and values together).
 """
 
+import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -59,7 +61,7 @@ OPTIMIZER_DEFAULTS: dict[str, Options] = {
         "clipping_threshold": None,  # of the update's root mean square; the 2018 paper has 1
         "multiply_by_parameter_scale": False,  # the 2018 paper: True
         "momentum": 0.9,  # 0: none, as in the 2018 paper
-        "dtype_momentum": "bfloat16",
+        "dtype_momentum": "bfloat16",  # None: the parameter's
     },
     # You et al. 2020, algorithm 2.
     "lamb": {
@@ -94,6 +96,66 @@ OPTIMIZER_DEFAULTS: dict[str, Options] = {
         "adam_lr": None,  # peak learning rate; None: optim.lr
         "adam_weight_decay": None,  # None: optim.weight_decay
     },
+}
+
+
+# What an option may be: words for the error, and the test.
+Range = tuple[str, Callable[[Any], bool]]
+
+
+def _number(expected: str, fits: Callable[[Any], bool]) -> Range:
+    return expected, lambda x: isinstance(x, numbers.Real) and math.isfinite(x) and fits(x)
+
+
+def _whole(least: int) -> Range:
+    expected = f"a whole number, {least} or more"
+    return expected, lambda x: isinstance(x, numbers.Integral) and x >= least
+
+
+def _or_none(of: Range) -> Range:
+    return f"{of[0]}, or None", lambda x: x is None or of[1](x)
+
+
+def _is_float_dtype(x: Any) -> bool:
+    try:
+        return jnp.issubdtype(jnp.dtype(x), jnp.floating)
+    except TypeError:  # no dtype at all
+        return False
+
+
+_POSITIVE = _number("more than 0", lambda x: x > 0)
+_NOT_NEGATIVE = _number("0 or more", lambda x: x >= 0)
+_AVERAGE = _number("0 <= x < 1", lambda x: 0 <= x < 1)  # decay of a moving average
+_SHARE = _number("0 < x <= 1", lambda x: 0 < x <= 1)
+_DTYPE = _or_none(("a floating-point dtype such as 'bfloat16'", _is_float_dtype))
+
+# Of every option that is a number or a dtype, of whichever optimizer.
+OPTION_RANGES: dict[str, Range] = {
+    "lr": _POSITIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "clip_norm": _or_none(_POSITIVE),
+    "b1": _AVERAGE,
+    "b2": _AVERAGE,
+    "beta": _AVERAGE,
+    "momentum": _AVERAGE,
+    "beta2_cap": _SHARE,
+    "decay_rate": _SHARE,  # Shazeer & Stern 2018, section 7.2
+    "decay_offset": _whole(0),
+    "eps": _POSITIVE,
+    "eps_root": _NOT_NEGATIVE,
+    "min_dim_size_to_factor": _whole(1),
+    "clipping_threshold": _or_none(_POSITIVE),
+    "ns_steps": _whole(1),
+    "consistent_rms": _or_none(_POSITIVE),
+    "mu_dtype": _DTYPE,
+    "accumulator_dtype": _DTYPE,
+    "dtype_momentum": _DTYPE,
+    "adam_b1": _AVERAGE,
+    "adam_b2": _AVERAGE,
+    "adam_eps": _POSITIVE,
+    "adam_eps_root": _NOT_NEGATIVE,
+    "adam_lr": _or_none(_POSITIVE),
+    "adam_weight_decay": _or_none(_NOT_NEGATIVE),
 }
 
 
@@ -133,7 +195,7 @@ def make_optimizer(
     """
     optim = config.optim
     options = optimizer_options(optim)
-    _check_common(optim)
+    _check_ranges("optim", {name: optim[name] for name in ("lr", "weight_decay", "clip_norm")})
     rules = param_rules.rules(params)
     direction = _DIRECTIONS[optim["name"]](options, optim, rules)
     clip_norm = optim["clip_norm"]
@@ -148,23 +210,22 @@ def optimizer_options(optim: Any) -> Options:
     """Returns the options of the optimizer that `optim` names, defaults filled in.
 
     Raises:
-      ValueError: unknown optimizer or option; the nearest are named.
+      ValueError: unknown optimizer or option (the nearest are named), or a value out of range.
     """
     name = optim["name"]
     naming.check_known("optimizer", [name], OPTIMIZER_DEFAULTS)
     given = optim.get(name, {})
     naming.check_known(f"option of {name}", given, OPTIMIZER_DEFAULTS[name])
+    _check_ranges(f"optim.{name}", given)
     return {**OPTIMIZER_DEFAULTS[name], **given}
 
 
-def _check_common(optim: Any) -> None:
-    lr, decay, clip_norm = optim["lr"], optim["weight_decay"], optim["clip_norm"]
-    if not lr > 0:
-        raise ValueError(f"optim.lr is {lr}; expected more than 0")
-    if not decay >= 0:
-        raise ValueError(f"optim.weight_decay is {decay}; expected 0 or more")
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"optim.clip_norm is {clip_norm}; expected more than 0, or None for none")
+def _check_ranges(section: str, options: Options) -> None:
+    """Raises ValueError for the first value that is not in its range."""
+    for name, value in options.items():
+        expected, fits = OPTION_RANGES.get(name, ("", lambda _: True))
+        if not fits(value):
+            raise ValueError(f"{section}.{name} is {value!r}; expected {expected}")
 
 
 def _decay(weight_decay: float, rules: Any) -> Transform:
