@@ -202,7 +202,6 @@ def test_an_objective_with_more_to_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_costs_only_the_steps_after_the_one_before(tmp_path):
     processes.train(tmp_path)
     before = processes.arrays(tmp_path, 12)

@@ -105,13 +105,11 @@ def evaluate(
     distributed.initialize(config.distributed)
     source = data.open_source(config.data.source, config.data.eval_split, config.data.data_dir)
     experiment = Experiment(config)
-    state, step = _load(experiment, run_folder.checkpoints_dir(workdir), which, report)
+    say = report if jax.process_index() == 0 else lambda _: None
+    state, step = _load(experiment, run_folder.checkpoints_dir(workdir), which, say)
     results = Evaluator(experiment, source)(state)
-    if jax.process_index() == 0:
-        report(
-            f"step {step}, {config.data.eval_split}, {len(source):,} examples: "
-            + experiment.objective.describe(results)
-        )
+    described = experiment.objective.describe(results)
+    say(f"step {step}, {config.data.eval_split}, {len(source):,} examples: {described}")
     return results
 
 
@@ -119,7 +117,7 @@ def _load(
     experiment: Experiment, directory: Path, which: str | int, report: Callable[[str], None]
 ) -> tuple[TrainState, int]:
     """Reads what an evaluation needs of a checkpoint: parameters or their average, and extra."""
-    targets = experiment.state.targets()
+    targets = experiment.state_factory.targets()
     unused = {"params": None} if targets.ema is not None else {}
     targets = targets.replace(opt_state=None, **unused)
     steps = _candidates(experiment.config.checkpoint, directory, which)

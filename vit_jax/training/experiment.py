@@ -30,7 +30,7 @@ class Experiment:
       batch_axes: the mesh axes that split a batch.
       batch_sharding: of every array of a batch.
       replicated: of what every device holds as a whole.
-      state: shapes, shardings and creation of the state.
+      state_factory: shapes, shardings and creation of the state.
       normalize: of the images, on the devices.
     """
 
@@ -62,7 +62,7 @@ class Experiment:
         batch = _placeholder(self.image_shape)
         params, _ = jax.eval_shape(self.objective.init, jax.random.key(0), batch)
         self.optimizer = optim.make_optimizer(config, params, *_lengths(config))
-        self.state = StateFactory(
+        self.state_factory = StateFactory(
             self.objective,
             self.optimizer,
             batch,
@@ -75,7 +75,7 @@ class Experiment:
     @contextlib.contextmanager
     def activate(self) -> Iterator[None]:
         """Within it jitted functions are traced for this mesh."""
-        with sharding.activate(self.mesh, self.state.activation_rules):
+        with sharding.activate(self.mesh, self.state_factory.activation_rules):
             yield
 
     def train_step(self) -> TrainStep:
@@ -88,7 +88,7 @@ class Experiment:
             seed=self.config.seed,
             accumulate=self.config.accumulate_steps,
             ema_decay=self.config.ema_decay,
-            state_shardings=self.state.shardings,
+            state_shardings=self.state_factory.shardings,
             batch_sharding=self.batch_sharding,
         )
 

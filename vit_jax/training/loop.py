@@ -130,7 +130,7 @@ class _Run:
         self._preemption = stack.enter_context(Preemption())
 
     def _header(self) -> str:
-        state = self._experiment.state
+        state = self._experiment.state_factory
         header = report.run_header(
             self._config.model.name,
             state.shapes.params,
@@ -144,10 +144,10 @@ class _Run:
 
     def _first_state(self) -> tuple[TrainState, Record]:
         """Returns the latest good checkpoint's state, or a new one."""
-        restored = self._checkpoints.restore_latest(self._experiment.state.targets(), _say)
+        restored = self._checkpoints.restore_latest(self._experiment.state_factory.targets(), _say)
         if restored is None:
             notes = {"skipped": 0, "data": self._source.fingerprint}
-            return self._experiment.state.create(), Record(0, None, notes, {})
+            return self._experiment.state_factory.create(), Record(0, None, notes, {})
         state, record = restored
         if record.notes["data"] != self._source.fingerprint:
             raise ValueError(

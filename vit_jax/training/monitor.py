@@ -90,8 +90,7 @@ class Monitor:
         self._bar.update(step, values["loss"], self._images_per_second)
         if step % self._config.log_every_steps == 0 or step == self._config.total_steps:
             self._writer.write(step, "train", {**values, **self._speed()})
-            if self._clock is not None:
-                self._clock = (step, time.perf_counter())
+            self._clock = (step, time.perf_counter())
 
     def _measure_speed(self, step: int) -> None:
         """Updates the speed since the latest log line, without the first step, which compiles."""
