@@ -1,18 +1,13 @@
 """IDX files: what is written comes back, and what is not IDX is refused."""
 
 import gzip
-import os
-import pathlib
 import struct
 
 import numpy as np
 import pytest
 
+from tests.data.pictures import SHARED
 from vit_jax import data
-
-SHARED = pathlib.Path(
-    os.environ.get("VIT_JAX_TEST_DATA", pathlib.Path(__file__).parents[2] / "../shared/data")
-)
 
 
 def write(path, values, compress=False):
@@ -60,6 +55,40 @@ def test_errors(folder):
     images.unlink()
     with pytest.raises(FileNotFoundError, match=r"no t10k-images-idx3-ubyte or .*\.gz"):
         data.open_source(f"idx:{folder}", "test")
+
+
+def test_classes_are_those_of_the_training_labels(folder):
+    write(folder / "t10k-labels-idx1-ubyte", np.array([0, 1, 1, 0]))
+    test = data.open_source(f"idx:{folder}", "test")
+    assert test.class_names == data.open_source(f"idx:{folder}", "train").class_names
+    assert test.num_classes == 3
+
+
+def test_a_test_label_that_training_has_not(folder):
+    write(folder / "t10k-labels-idx1-ubyte", np.array([0, 1, 200, 2]))
+    with pytest.raises(ValueError, match="test: example 2 has label 200; expected 0 to 2, the"):
+        data.open_source(f"idx:{folder}", "test")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            [0, 1, 2, 0, 200, 1, 2],
+            r"largest label is 200, but no example has label 3, 4, 5, 6, 7 \.\.\.; expected",
+        ),
+        ([255, 1, 2, 3, 4, 5, 6], "no example has label 0, 7, 8"),
+        (
+            [1, 2, 3, 1, 2, 3, 1],
+            "label is 3, but no example has label 0; expected every label from 0 to 3",
+        ),
+    ],
+)
+def test_a_class_without_training_examples(folder, split, labels, message):
+    write(folder / "train-labels-idx1-ubyte.gz", np.array(labels), compress=True)
+    with pytest.raises(ValueError, match=message):
+        data.open_source(f"idx:{folder}", split)
 
 
 @pytest.mark.skipif(not (SHARED / "fashion_mnist").is_dir(), reason="no Fashion-MNIST here")

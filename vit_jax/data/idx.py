@@ -6,7 +6,8 @@ The folder holds, each as it is or with `.gz`:
 
 An IDX file is four bytes (zero, zero, type, number of axes), one big-endian uint32 an axis, and
 the values in row-major order (LeCun's page on MNIST). Splits are "train" and "test"; classes are
-named by their number.
+named by their number. They are those of the training labels, which begin at 0 and have no gaps: the
+letters of EMNIST, which begin at 1, have to be renumbered.
 """
 
 import gzip
@@ -26,11 +27,11 @@ _UNSIGNED_BYTE = 0x08
 class IdxSource(Source):
     """Grey images in memory, `(n, h, w)` uint8, with their labels."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, name: str):
+    def __init__(self, images: np.ndarray, labels: np.ndarray, num_classes: int, name: str):
         self.images = images
         self.labels = labels
         self.name = name
-        self.class_names = tuple(map(str, range(int(labels.max()) + 1)))
+        self.class_names = tuple(map(str, range(num_classes)))
         digest = hashlib.sha256(labels.tobytes() + images.tobytes()).hexdigest()
         self.fingerprint = f"idx:{len(labels)}:{digest}"
 
@@ -53,17 +54,42 @@ def open_source(path: str, split: str, data_dir: str | None = None) -> IdxSource
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: unknown split, or a file is not what its name says.
+      ValueError: unknown split, a file is not what its name says, or a label that is no class.
     """
     del data_dir
     if split not in PREFIXES:
         raise ValueError(f"IDX folder {path!r} has no split {split!r}: it has 'train' and 'test'")
     folder = Path(path).expanduser()
     images = read_idx(_find(folder, f"{PREFIXES[split]}-images-idx3-ubyte"), axes=3)
-    labels = read_idx(_find(folder, f"{PREFIXES[split]}-labels-idx1-ubyte"), axes=1)
+    labels = _read_labels(folder, split)
     if len(images) != len(labels) or not len(labels):
         raise ValueError(f"{path!r}, {split}: {len(images)} images but {len(labels)} labels")
-    return IdxSource(images, labels, f"{folder / PREFIXES[split]}-images")
+    num_classes = _count_classes(
+        labels if split == "train" else _read_labels(folder, "train"), path
+    )
+    if labels.max() >= num_classes:
+        raise ValueError(
+            f"{path!r}, {split}: example {labels.argmax()} has label {labels.max()}; expected 0 to "
+            f"{num_classes - 1}, the labels of the training split"
+        )
+    return IdxSource(images, labels, num_classes, f"{folder / PREFIXES[split]}-images")
+
+
+def _read_labels(folder: Path, split: str) -> np.ndarray:
+    return read_idx(_find(folder, f"{PREFIXES[split]}-labels-idx1-ubyte"), axes=1)
+
+
+def _count_classes(labels: np.ndarray, path: str) -> int:
+    """Returns the number of classes of training labels; raises ValueError where one has none."""
+    largest = int(labels.max(initial=0))
+    missing = sorted(set(range(largest + 1)) - set(labels.tolist()))
+    if missing:
+        raise ValueError(
+            f"{path!r}, train: the largest label is {largest}, but no example has label "
+            f"{', '.join(map(str, missing[:5]))}{' ...' if len(missing) > 5 else ''}; expected every "
+            f"label from 0 to {largest}: correct a stray label, or number the classes without gaps"
+        )
+    return largest + 1
 
 
 def read_idx(path: Path, axes: int) -> np.ndarray:

@@ -263,15 +263,21 @@ def _check_room(picture: Picture, target: Target, name: str) -> tuple[int, int]:
     return spare
 
 
+def _is_number(value: float, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and low <= value <= high
+
+
 def _check_range(name: str, pair: tuple[float, float], low: float, high: float) -> None:
     is_pair = isinstance(pair, tuple | list) and len(pair) == 2
-    if not is_pair or not low < pair[0] <= pair[1] <= high:
-        raise ValueError(f"{name} is {pair}: expected two numbers a <= b in ({low}, {high}]")
+    if not is_pair or not all(_is_number(x, low, high) for x in pair) or pair[0] > pair[1]:
+        raise ValueError(f"{name} is {pair!r}: expected two numbers a <= b from {low} to {high}")
 
 
-def _check_mode(mode: str) -> None:
+def _check_padding(mode: str, fill: int) -> None:
     if mode not in PAD_MODES:
         raise ValueError(unknown("pad mode", str(mode), PAD_MODES))
+    if not isinstance(fill, int) or not 0 <= fill <= 255:
+        raise ValueError(f"fill is {fill!r}: expected a whole number from 0 to 255")
 
 
 # Operations.
@@ -298,8 +304,10 @@ class InceptionCrop:
     reduced: bool = True
 
     def __post_init__(self):
-        _check_range("scale", self.scale, 0.0, 1.0)
-        _check_range("ratio", self.ratio, 0.0, math.inf)
+        _check_range("scale", self.scale, 1e-6, 1.0)
+        _check_range("ratio", self.ratio, 1e-3, 1e3)
+        if not isinstance(self.reduced, bool):
+            raise ValueError(f"reduced is {self.reduced!r}: expected True or False")
 
     def __call__(self, picture: Picture, rng: np.random.Generator, target: Target) -> Picture:
         """Returns the window at the target's size."""
@@ -390,8 +398,8 @@ class ResizeSmall:
     crop_pct: float = 0.875
 
     def __post_init__(self):
-        if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct is {self.crop_pct}: expected a number in (0, 1]")
+        if not _is_number(self.crop_pct, 0.01, 1):
+            raise ValueError(f"crop_pct is {self.crop_pct!r}: expected a number from 0.01 to 1")
 
     def __call__(self, picture: Picture, rng: np.random.Generator, target: Target) -> Picture:
         """Returns the resized picture."""
@@ -419,7 +427,7 @@ class ResizePad:
     fill: int = 0
 
     def __post_init__(self):
-        _check_mode(self.mode)
+        _check_padding(self.mode, self.fill)
 
     def __call__(self, picture: Picture, rng: np.random.Generator, target: Target) -> Picture:
         """Returns the resized and padded picture, centred."""
@@ -450,7 +458,7 @@ class RandomShift:
     fill: int = 0
 
     def __post_init__(self):
-        _check_mode(self.mode)
+        _check_padding(self.mode, self.fill)
         if not isinstance(self.k, int) or self.k < 0:
             raise ValueError(f"k is {self.k!r}: expected a whole number of pixels, 0 or more")
 
@@ -492,8 +500,8 @@ class Flip:
     p: float = 0.5
 
     def __post_init__(self):
-        if not 0 <= self.p <= 1:
-            raise ValueError(f"p is {self.p}: expected a probability")
+        if not _is_number(self.p, 0, 1):
+            raise ValueError(f"p is {self.p!r}: expected a probability")
 
     def __call__(self, picture: Picture, rng: np.random.Generator, target: Target) -> Picture:
         """Returns the picture or its mirror image."""
