@@ -13,12 +13,12 @@ from vit_jax.training.config import base_config
 def get_config() -> ConfigDict:
     """The recipe."""
     config = base_config()
-    config.total_epochs = 160
+    config.total_epochs = 200
 
     config.model.name = "vit_tiny_patch16_224"
     config.model.update(img_size=8, patch_size=2, in_chans=1)
     config.model.update(embed_dim=64, depth=3, num_heads=4, mlp_ratio=2.0)
-    config.model.update(global_pool="avg", class_token=False, scan=True)
+    config.model.update(global_pool="avg", class_token=False, scan=True, drop_path_rate=0.1)
 
     config.data.source = "digits"
     config.data.batch_size = 128
@@ -27,12 +27,12 @@ def get_config() -> ConfigDict:
     config.data.eval_transform = "resize"
     config.data.cache = True
 
-    config.optim.lr = 6e-3
-    config.optim.weight_decay = 0.05
+    config.optim.lr = 3e-3
+    config.optim.weight_decay = 0.3
     config.optim.clip_norm = 1.0
     config.schedule.warmup_epochs = 8
     config.ema_decay = 0.99
 
-    config.eval_every_epochs = 20
-    config.checkpoint.every_epochs = 20
+    config.eval_every_epochs = 25
+    config.checkpoint.every_epochs = 25
     return config
