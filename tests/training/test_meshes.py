@@ -1,9 +1,10 @@
 """The loss curve does not depend on how a run is spread over devices and processes.
 
-In float32 sums of other parts in another order differ by a few units of 6e-8 each, and Adam's
-division by the root of the second moment hands a relative difference on without making it much
-larger. Twelve updates stay within 1e-5 of the loss. That this is rounding and nothing else is shown
-in float64, where the same comparison holds to 1e-13.
+In float32 each sum taken in another order is off by a few units of 6e-8, and twelve updates hand
+that on without making it much larger: 2e-7 was measured for the loss and the gradient's norm, the
+bound is ten times that. That it is rounding and nothing else is shown in float64, where 4e-16 was
+measured. (Parameters may differ by more: the gradient of the keys' biases is zero but for rounding,
+and Adam divides it by its own size. The loss does not depend on them.)
 """
 
 import os
@@ -17,7 +18,7 @@ from tests.training import processes
 from vit_jax.training.checkpoint import saved_steps
 
 pytestmark = pytest.mark.slow
-FLOAT32, FLOAT64 = 1e-5, 1e-13
+FLOAT32, FLOAT64 = 2e-6, 4e-15
 STEPS = 12
 
 
@@ -35,12 +36,16 @@ def run(workdir, sizes, devices, *overrides, **options):
 
 
 def assert_same_numbers(workdir, reference, bound):
-    ours, theirs = processes.losses(workdir), processes.losses(reference)
-    assert len(ours) == len(theirs) == STEPS
-    np.testing.assert_allclose(ours, theirs, rtol=bound)
-    for one, other in zip(processes.lines(workdir, "test"), processes.lines(reference, "test")):
-        assert one["step"] == other["step"]
-        np.testing.assert_allclose(one["loss"], other["loss"], rtol=bound)
+    for split, steps, names in (
+        ("train", STEPS, ("loss", "gradient_norm")),
+        ("test", STEPS // 6, ("loss", "top5")),
+    ):
+        ours, theirs = (processes.lines(folder, split) for folder in (workdir, reference))
+        assert len(ours) == len(theirs) == steps
+        for name in ("step", *names):
+            np.testing.assert_allclose(
+                [line[name] for line in ours], [line[name] for line in theirs], rtol=bound
+            )
 
 
 @pytest.fixture(scope="module")
