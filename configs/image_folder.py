@@ -3,10 +3,10 @@
     vit-jax train --config configs/image_folder.py --workdir runs/mine \
         --config.data.source=folder:PATH
 
-`PATH` holds `train/<class>/*.jpg` and `test/<class>/*.jpg` (or `val/...`, then add
-`--config.data.eval_split=val`), or only `<class>/*.jpg`: then a tenth of every class, chosen by a
-fixed rule, becomes the test split (see vit_jax/data/folder.py). JPEG, PNG, WebP, GIF, BMP, TIFF and
-PPM are read, of any size; the number of classes is taken from the folder.
+`PATH` holds `train/<class>/*.jpg` and either `val/<class>/*.jpg` or `test/<class>/*.jpg` (where it
+has both, add `--config.data.eval_split=val`), or only `<class>/*.jpg`: then a tenth of every class,
+chosen by a fixed rule, is kept for evaluation (see vit_jax/data/folder.py). JPEG, PNG, WebP, GIF,
+BMP, TIFF and PPM are read, of any size; the number of classes is taken from the folder.
 
 What to change first:
 
@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
 
     config.data.source = "folder:images"
     config.data.train_split = "train"
-    config.data.eval_split = "test"
+    config.data.eval_split = "eval"  # val or test, whichever the folder has
     config.data.batch_size = 128
     config.data.train_transform = "inception_crop(scale=(0.2, 1.0))|flip"  # DeiT: from 0.08
     config.data.eval_transform = "resize_small(crop_pct=0.875)|center_crop"  # 256, then 224

@@ -43,6 +43,56 @@ def test_given_splits(tmp_path):
         data.open_source(spec, "test")
 
 
+@pytest.mark.parametrize("name", ["val", "validation", "valid", "test"])
+def test_eval_is_the_evaluation_split_that_there_is(tmp_path, name):
+    spec = make(tmp_path, "train/a/1.png", "train/b/2.png", f"{name}/b/3.png")
+    source, expected = (data.open_source(spec, split) for split in ("eval", name))
+    assert (names(source), source.class_names) == (["b/3.png"], ("a", "b"))
+    assert source.fingerprint == expected.fingerprint
+
+
+def test_eval_of_a_divided_folder_is_its_test_split(tmp_path):
+    spec = make(tmp_path, *(f"{c}/{i}.png" for c in "ab" for i in range(20)))
+    assert names(data.open_source(spec, "eval")) == names(data.open_source(spec, "test"))
+
+
+def test_no_guessing_between_two_evaluation_splits(tmp_path):
+    spec = make(tmp_path, "train/a/1.png", "test/a/2.png", "val/a/3.png")
+    with pytest.raises(ValueError, match=r"has 'val' and 'test', and the split 'eval' may"):
+        data.open_source(spec, "eval")
+    make(tmp_path, "valid/a/4.png")
+    with pytest.raises(ValueError, match=r"has 'val' and 'valid', .*: ask for the one you mean"):
+        data.open_source(spec, "validation")
+    for name, file in (("test", 2), ("val", 3), ("valid", 4)):
+        assert names(data.open_source(spec, name)) == [f"a/{file}.png"]
+
+
+def test_links_are_followed_once(tmp_path):
+    """A loop, a second way to a folder inside and one to a folder outside of the class."""
+    spec = make(tmp_path / "set", "a/1.png", "a/deep/2.png", "b/3.png")
+    make(tmp_path, "elsewhere/4.png")
+    for link, to in (("loop", "a"), ("deep/up", "a"), ("same", "a/deep")):
+        (tmp_path / "set/a" / link).symlink_to(tmp_path / "set" / to)
+    for link in ("x", "y"):
+        (tmp_path / "set/a" / link).symlink_to(tmp_path / "elsewhere")
+    train, test = (names(data.open_source(spec, split)) for split in ("train", "test"))
+    assert sorted(train + test) == ["a/1.png", "a/deep/2.png", "a/x/4.png", "b/3.png"]
+
+
+def test_a_class_may_be_a_link(tmp_path):
+    spec = make(tmp_path / "set", "train/a/1.png", "val/a/3.png")
+    make(tmp_path, "elsewhere/2.png")
+    (tmp_path / "set/train/b").symlink_to(tmp_path / "elsewhere")
+    assert names(data.open_source(spec, "train")) == ["a/1.png", "b/2.png"]
+
+
+def test_a_folder_in_two_classes(tmp_path):
+    spec = make(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / "a/up").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match=r"/b' is in two classes, 'a' and \(as '.*/b'\) 'b'"):
+        data.open_source(spec, "train")
+
+
 def test_an_evaluation_split_alone(tmp_path):
     source = data.open_source(make(tmp_path, "test/a/1.png", "test/b/2.png"), "test")
     assert (source.class_names, len(source)) == (("a", "b"), 2)

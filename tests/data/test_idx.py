@@ -81,7 +81,7 @@ def test_a_test_label_that_training_has_not(folder):
         ([255, 1, 2, 3, 4, 5, 6], "no example has label 0, 7, 8"),
         (
             [1, 2, 3, 1, 2, 3, 1],
-            "label is 3, but no example has label 0; expected every label from 0 to 3",
+            "label is 3, but no example has label 0; expected all from 0 to 3",
         ),
     ],
 )

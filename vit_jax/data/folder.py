@@ -9,20 +9,32 @@ Two layouts:
   the folder of classes, and the first tenth (rounded, at least one where the class has two or more)
   is for testing. The division depends on nothing else: not on the order or the time of the files.
 
+The split "eval" is the one to evaluate on, whatever it is called: "val" or "test", an error where
+the folder has both.
+
 Classes are sorted by name as text, as in torchvision's ImageFolder. Images may lie in folders below
-the class's. What is an image is told by the file name's ending.
+the class's. Links to folders are followed; a folder that a class reaches twice is listed once. What
+is an image is told by the file name's ending.
 """
 
 import collections
 import hashlib
 import logging
 import os
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from vit_jax.data.sources import Example, Source
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VALIDATION = ("val", "validation", "valid")
+# What a split may be called in a spec -> the folders that it may be.
+SPLITS = {
+    "train": ("train",),
+    **dict.fromkeys(VALIDATION, VALIDATION),
+    "test": ("test",),
+    "eval": (*VALIDATION, "test"),
+}
 TEST_FRACTION = 0.1  # of a class, where the folder has no split of its own
 
 _log = logging.getLogger(__name__)
@@ -55,12 +67,14 @@ def open_source(path: str, split: str, data_dir: str | None = None) -> FolderSou
 
     Args:
       path: the folder; `~` is the home directory.
-      split: "train", "val" or "test", as far as the folder has them.
+      split: "train", "val" or "test", as far as the folder has them; "eval" is the one of the last
+        two that it has.
       data_dir: not used.
 
     Raises:
       FileNotFoundError: there is no such folder, or no images where they are expected.
-      ValueError: there is no such split, or it has classes that "train" has not.
+      ValueError: there is no such split, or more than one that is meant; it has classes that
+        "train" has not; or one folder is reached, through links, from two classes.
     """
     del data_dir
     root = Path(path).expanduser()
@@ -78,29 +92,40 @@ def _split_folders(root: Path) -> dict[str, Path]:
     return {name: root / name for name in names if (root / name).is_dir()}
 
 
+def _choose(root: Path, splits: Collection[str], split: str) -> str:
+    """Returns which of the `splits` that there are is meant by `split`."""
+    if split in splits:
+        return split
+    found = [name for name in splits if name in SPLITS.get(split, ())]
+    if len(found) > 1:
+        raise ValueError(
+            f"folder {str(root)!r} has {' and '.join(map(repr, found))}, and the split {split!r} "
+            "may be each of them: ask for the one you mean by its name"
+        )
+    if not found:
+        raise ValueError(f"folder {str(root)!r} has no split {split!r}: it has {', '.join(splits)}")
+    return found[0]
+
+
 def _open_given(root: Path, splits: dict[str, Path], split: str) -> FolderSource:
-    same = VALIDATION if split in VALIDATION else (split,)
-    found = [name for name in same if name in splits]
-    if len(found) != 1:
-        raise _no_split(root, split, list(splits))
-    files = _list_images(splits[found[0]])
+    chosen = _choose(root, splits, split)
+    files = _list_images(splits[chosen])
     class_names = tuple(files)
-    if "train" in splits and split != "train":
+    if "train" in splits and chosen != "train":
         class_names = _class_folders(splits["train"])
         strange = sorted(set(files) - set(class_names))
         if strange:
             raise ValueError(
-                f"{str(splits[found[0]])!r} has classes that {str(splits['train'])!r} has not: "
+                f"{str(splits[chosen])!r} has classes that {str(splits['train'])!r} has not: "
                 f"{', '.join(strange)}. The {len(class_names)} classes of train: "
                 f"{_shortened(class_names)}"
             )
     listed = sorted(file for of_class in files.values() for file in of_class)
-    return FolderSource(splits[found[0]], listed, class_names, found[0])
+    return FolderSource(splits[chosen], listed, class_names, chosen)
 
 
 def _open_divided(classes: Path, split: str) -> FolderSource:
-    if split not in ("train", "test"):
-        raise _no_split(classes, split, ["train", "test"])
+    split = _choose(classes, ("train", "test"), split)
     files = _list_images(classes)
     chosen: list[str] = []
     for of_class in files.values():
@@ -124,9 +149,10 @@ def _list_images(classes: Path) -> dict[str, list[str]]:
     """Returns the images of every class as paths relative to `classes`, with "/" between parts."""
     images: dict[str, list[str]] = {}
     others: collections.Counter[str] = collections.Counter()
+    owners: dict[str, str] = {}
     for name in _class_folders(classes):
         files = images[name] = []
-        for folder, _, names in os.walk(classes / name, followlinks=True):
+        for folder, names in _walk(classes / name, owners):
             inside = Path(folder).relative_to(classes).as_posix()
             for file in names:
                 ending = os.path.splitext(file)[1].lower()
@@ -146,6 +172,31 @@ def _list_images(classes: Path) -> dict[str, list[str]]:
     return images
 
 
+def _walk(top: Path, owners: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """Yields each folder of a class once, however many links lead to it, and its files.
+
+    Args:
+      top: the class's folder.
+      owners: real path -> the class that has it, of all classes so far; is added to.
+
+    Raises:
+      ValueError: a folder is in another class too.
+    """
+    for folder, below, files in os.walk(top, followlinks=True):
+        below.sort()  # so that the same of several paths is taken on every machine
+        real = os.path.realpath(folder)
+        if real not in owners:
+            owners[real] = top.name
+            yield folder, files
+        elif owners[real] == top.name:
+            below.clear()
+        else:
+            raise ValueError(
+                f"folder {real!r} is in two classes, {owners[real]!r} and (as {folder!r}) "
+                f"{top.name!r}: remove the link that is wrong"
+            )
+
+
 def _class_folders(classes: Path) -> tuple[str, ...]:
     entries = sorted(os.scandir(classes), key=lambda entry: entry.name)
     folders = tuple(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
@@ -156,10 +207,6 @@ def _class_folders(classes: Path) -> tuple[str, ...]:
             f"found {found}"
         )
     return folders
-
-
-def _no_split(root: Path, split: str, there_is: list[str]) -> ValueError:
-    return ValueError(f"folder {str(root)!r} has no split {split!r}: it has {', '.join(there_is)}")
 
 
 def _shortened(names: list[str] | tuple[str, ...], most: int = 10) -> str:

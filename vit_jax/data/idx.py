@@ -64,9 +64,7 @@ def open_source(path: str, split: str, data_dir: str | None = None) -> IdxSource
     labels = _read_labels(folder, split)
     if len(images) != len(labels) or not len(labels):
         raise ValueError(f"{path!r}, {split}: {len(images)} images but {len(labels)} labels")
-    num_classes = _count_classes(
-        labels if split == "train" else _read_labels(folder, "train"), path
-    )
+    num_classes = _count_classes(_read_labels(folder, "train"), path)
     if labels.max() >= num_classes:
         raise ValueError(
             f"{path!r}, {split}: example {labels.argmax()} has label {labels.max()}; expected 0 to "
@@ -86,8 +84,8 @@ def _count_classes(labels: np.ndarray, path: str) -> int:
     if missing:
         raise ValueError(
             f"{path!r}, train: the largest label is {largest}, but no example has label "
-            f"{', '.join(map(str, missing[:5]))}{' ...' if len(missing) > 5 else ''}; expected every "
-            f"label from 0 to {largest}: correct a stray label, or number the classes without gaps"
+            f"{', '.join(map(str, missing[:5]))}{' ...' if len(missing) > 5 else ''}; expected all "
+            f"from 0 to {largest}: correct a stray label, or number the classes without gaps"
         )
     return largest + 1
 
