@@ -136,7 +136,8 @@ def test_the_best_is_kept(config, tmp_path):
 def test_an_evaluation_that_a_signal_put_off_is_made_up_for(config, tmp_path, monkeypatch):
     vit_jax.train(config, tmp_path / "reference")
     with monkeypatch.context() as patch:
-        patch.setattr(Preemption, "requested", lambda self, step: step == 6)
+        answers = iter([False] * 6 + [True])  # before the first step, and after each
+        patch.setattr(Preemption, "decided", lambda self, seen: next(answers))
         stopped = vit_jax.train(config, tmp_path / "run")
     assert (stopped.completed, stopped.step, stopped.metrics) == (False, 6, None)
     assert processes.lines(tmp_path / "run", "test") == []
@@ -144,6 +145,15 @@ def test_an_evaluation_that_a_signal_put_off_is_made_up_for(config, tmp_path, mo
     for split in ("train", "test"):
         lines = [processes.lines(tmp_path / name, split) for name in ("run", "reference")]
         assert lines[0] == lines[1]
+
+
+def test_told_to_stop_before_the_first_step(config, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(Preemption, "decided", lambda self, seen: True)
+        stopped = vit_jax.train(config, tmp_path)
+    assert (stopped.completed, stopped.step, stopped.checkpoint) == (False, 0, None)
+    assert "checkpoint: none yet" in capsys.readouterr().out
+    assert vit_jax.train(config, tmp_path).completed
 
 
 @pytest.fixture

@@ -213,6 +213,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(arrays), record=ocp.args.JsonSave(record)
                 ),
+                force=True,  # without it a save that Orbax sees no need for is left out silently
             )
 
     def wait(self) -> None:

@@ -29,6 +29,7 @@ def initialize(config: Mapping[str, Any]) -> None:
     if jax.distributed.is_initialized():
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # of no effect but on CPUs
+    jax.config.update("jax_enable_preemption_service", False)  # `preemption` does without
     if config["auto"]:
         jax.distributed.initialize()
     else:

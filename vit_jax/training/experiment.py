@@ -28,6 +28,7 @@ class Experiment:
       objective: what is learned.
       mesh: the device mesh.
       batch_axes: the mesh axes that split a batch.
+      batch_shards: into how many parts they split it.
       batch_sharding: of every array of a batch.
       replicated: of what every device holds as a whole.
       state_factory: shapes, shardings and creation of the state.
@@ -51,8 +52,8 @@ class Experiment:
         self.batch_axes = rules["batch"]
         self.batch_sharding = sharding.batch_sharding(self.mesh, rules)
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
-        shards = sharding.batch_shards(self.mesh, rules)
-        resolve.check_batches(config, shards, jax.process_count())
+        self.batch_shards = sharding.batch_shards(self.mesh, rules)
+        resolve.check_batches(config, self.batch_shards, jax.process_count())
         self.module = build_module(config.model)
         self.image_shape = (*_pair(self.module.img_size), self.module.in_chans)
         self.normalize = make_normalize(*_mean_std(config, self.module.in_chans))

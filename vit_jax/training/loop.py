@@ -30,14 +30,14 @@ class Result:
       step: number of updates made.
       completed: False where a signal ended the run early; the same call resumes it.
       metrics: of the final evaluation, None where the run is not complete.
-      checkpoint: folder of the checkpoint of `state`.
+      checkpoint: folder of the checkpoint of `state`, None where no step was made.
     """
 
     state: TrainState
     step: int
     completed: bool
     metrics: dict[str, float] | None
-    checkpoint: Path
+    checkpoint: Path | None
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> Result:
@@ -53,6 +53,12 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> Result:
       CheckpointError: a checkpoint could not be written, or none could be read.
     """
     distributed.initialize(config.distributed)
+    with Preemption() as preemption:
+        return _run(config, Path(workdir), preemption)
+
+
+def _run(config: ConfigDict, workdir: Path, preemption: Preemption) -> Result:
+    """`train`, once the processes are connected and signals are remembered."""
     train_source, eval_source = (
         data.open_source(config.data.source, split, config.data.data_dir)
         for split in (config.data.train_split, config.data.eval_split)
@@ -62,7 +68,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> Result:
     _check_classes(experiment, train_source, eval_source)
     run_folder.claim(workdir, config)
     with contextlib.ExitStack() as stack:
-        run = _Run(stack, experiment, Path(workdir), train_source, eval_source)
+        run = _Run(stack, experiment, workdir, train_source, eval_source, preemption)
         try:
             return run.to_the_end()
         except NonFiniteError as error:
@@ -95,8 +101,10 @@ class _Run:
         workdir: Path,
         train_source: data.Source,
         eval_source: data.Source,
+        preemption: Preemption,
     ):
         self._experiment, self._config = experiment, experiment.config
+        self._preemption = preemption
         self._source, self._evaluator = train_source, Evaluator(experiment, eval_source)
         self._directory = run_folder.checkpoints_dir(workdir)
         options = self._config.checkpoint
@@ -127,7 +135,6 @@ class _Run:
             flops_per_image=experiment.module.flops(),
             skipped=record.notes["skipped"],
         )
-        self._preemption = stack.enter_context(Preemption())
 
     def _header(self) -> str:
         state = self._experiment.state_factory
@@ -165,7 +172,7 @@ class _Run:
                 self._metrics = self._evaluate()  # a signal had come first
             completed = self._train()
             self._checkpoints.wait()
-        checkpoint = self._directory / str(self._step)
+        checkpoint = self._directory / str(self._step) if self._step else None
         self._bar.close()
         _say(self._farewell(completed, checkpoint))
         metrics = self._metrics if completed else None
@@ -176,16 +183,23 @@ class _Run:
         total, train_step = self._config.total_steps, self._experiment.train_step()
         if self._step == total:
             return True
+        if self._preemption.decided(seen=False):
+            return False  # told before the first step, there is nothing to save
         with self._experiment.train_batches(self._source, self._step) as batches:
             while self._step < total:
-                self._state, metrics = train_step(self._state, next(batches))
+                batch = {**next(batches), "stop": self._wish_to_stop()}
+                self._state, metrics = train_step(self._state, batch)
                 self._step += 1
                 self._monitor.add(self._step, metrics)
-                if self._preemption.requested(self._step) and self._step < total:
+                if self._preemption.decided(self._monitor.stop) and self._step < total:
                     self._save(None)
                     return False
                 self._evaluate_and_save()
         return True
+
+    def _wish_to_stop(self) -> jax.Array:
+        experiment = self._experiment
+        return self._preemption.wish(experiment.batch_sharding, experiment.batch_shards)
 
     def _due(self, every: int | None) -> bool:
         """Whether something that happens every so many steps, and at the end, happens now."""
@@ -223,9 +237,12 @@ class _Run:
             return "there is no checkpoint before it"
         return f"the last good checkpoint is {self._directory / str(steps[-1])}"
 
-    def _farewell(self, completed: bool, checkpoint: Path) -> str:
+    def _farewell(self, completed: bool, checkpoint: Path | None) -> str:
         if not completed:
-            return f"stopped after step {self._step}, saved {checkpoint}; the same command resumes"
+            return (
+                f"stopped after step {self._step} of {self._config.total_steps}; "
+                f"the same command resumes\ncheckpoint: {checkpoint or 'none yet'}"
+            )
         results = self._experiment.objective.describe(self._metrics)
         return f"{self._config.data.eval_split}: {results}\ncheckpoint: {checkpoint}"
 

@@ -28,6 +28,7 @@ class Monitor:
 
     Attributes:
       skipped: examples of the current epoch that could not be decoded.
+      stop: whether a process said, by the latest step looked at, that it was told to stop.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Monitor:
         """
         self._config, self._writer, self._bar = config, writer, bar
         self._train_examples, self._flops_per_image = train_examples, flops_per_image
-        self.skipped = skipped
+        self.skipped, self.stop = skipped, False
         self._waiting: tuple[int, Metrics] | None = None
         self._clock: tuple[int, float] | None = None  # a step, and when it ended
         self._images_per_second = 0.0
@@ -85,6 +86,7 @@ class Monitor:
         for name in MUST_BE_FINITE:
             if not math.isfinite(values[name]):
                 raise NonFiniteError(f"{name} is {values[name]} at step {step}")
+        self.stop = values.pop("stop") > 0
         self._count_skipped(step, values)
         self._measure_speed(step)
         self._bar.update(step, values["loss"], self._images_per_second)

@@ -1,56 +1,65 @@
 """SIGTERM and SIGINT as a wish to stop after the current step."""
 
-import os
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
+import numpy as np
+from jax.sharding import NamedSharding
 
 
 class Preemption:
-    """While it is entered, SIGTERM and SIGINT do not end the process but set a flag.
+    """While it is entered, SIGTERM and SIGINT do not end the process but are remembered.
 
-    A second signal acts as it would have without. With several processes JAX's preemption service
-    listens for SIGTERM and makes all of them agree on the step after which to stop, whichever of
-    them was told.
+    A second signal acts as it would have without.
+
+    Several processes have to stop after the same step, whichever of them was told. So each sends
+    its wish along with the batch, the step reduces the wishes to one number, and all of them read
+    the same answer from the metrics of the same step. (JAX's preemption service would do it too,
+    but Orbax asks it from a background thread about earlier steps, and then the processes may come
+    to different answers.)
     """
 
     def __init__(self):
-        self._requested = False
+        self._told = False
         self._previous: dict[int, Any] = {}
+        self._wishes: dict[bool, jax.Array] = {}
 
     def __enter__(self) -> "Preemption":
-        if threading.current_thread() is not threading.main_thread():
-            return self  # Python delivers signals to the main thread, which is the caller's affair
-        if jax.process_count() > 1:
-            self._handle(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        else:
-            self._handle(signal.SIGINT, self._set)
-            self._handle(signal.SIGTERM, self._set)
+        # Python delivers signals to the main thread; a caller elsewhere has to see to them.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._remember)
         return self
 
-    def _handle(self, number: int, handler: Callable[..., None]) -> None:
-        self._previous[number] = signal.signal(number, handler)
-
-    def _set(self, number: int, frame: FrameType | None) -> None:
+    def _remember(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        self._requested = True
+        self._told = True
         self._restore()
-
-    def requested(self, step: int) -> bool:
-        """Returns whether to stop after `step`; all processes have to ask at every step."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._requested
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+    def wish(self, batch_sharding: NamedSharding, shards: int) -> jax.Array:
+        """Returns what goes into the batch as "stop": int32 (shards,), 1 from who was told."""
+        if self._told not in self._wishes:
+            rows = np.full(shards // jax.process_count(), self._told, np.int32)
+            array = jax.make_array_from_process_local_data(batch_sharding, rows)
+            self._wishes[self._told] = array
+        return self._wishes[self._told]
+
+    def decided(self, seen: bool) -> bool:
+        """Returns whether to stop now.
+
+        Args:
+          seen: whether the metrics looked at so far tell of a wish. A process that is alone need
+            not wait for them.
+        """
+        return seen if jax.process_count() > 1 else self._told
 
     def __exit__(
         self,

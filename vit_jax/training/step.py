@@ -18,12 +18,15 @@ from vit_jax.training.state import TrainState, keys
 Normalize = Callable[[Batch], Batch]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
+# What the data pipeline and the loop send along with a batch; objectives do not see it.
+BOOKKEEPING = ("mask", "skipped", "stop")
+
 
 def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Normalize:
     """Returns a function that turns the uint8 images of a batch into (x / 255 - mean) / std.
 
-    It computes in float32, or float64 under `jax_enable_x64`. The bookkeeping of the data pipeline
-    ("mask", "skipped") is taken out of the batch.
+    It computes in float32, or float64 under `jax_enable_x64`. `BOOKKEEPING` is taken out of the
+    batch.
 
     Args:
       mean: per channel, on a scale of 0 to 1.
@@ -34,8 +37,8 @@ def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Normalize:
         dtype = jax.dtypes.canonicalize_dtype(jnp.float64)
         image = batch["image"].astype(dtype) / 255
         image = (image - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)
-        rest = {name: x for name, x in batch.items() if name not in ("image", "mask", "skipped")}
-        return {"image": image, **rest}
+        rest = {name: x for name, x in batch.items() if name not in BOOKKEEPING}
+        return {**rest, "image": image}
 
     return normalize
 
@@ -55,8 +58,9 @@ def make_train_step(
     """Returns the jitted step `(state, batch) -> (state, metrics)`; call it under `activate`.
 
     Metrics are scalars: the objective's own, "loss", "learning_rate", "gradient_norm" (before
-    clipping), "parameter_norm" (after the update) and "skipped" (examples replaced because their
-    file could not be decoded).
+    clipping), "parameter_norm" (after the update), and the number of rows where they are not zero
+    for "skipped" (examples replaced because their file could not be decoded) and "stop", as far as
+    the batch has these.
 
     Args:
       objective: what is learned.
@@ -77,6 +81,8 @@ def make_train_step(
         return grad(params, extra, normalize(batch), key, step)
 
     def step_fn(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        counts = {name: jnp.sum(batch[name] > 0) for name in ("skipped", "stop") if name in batch}
+        batch = {name: x for name, x in batch.items() if name not in BOOKKEEPING}
         key = jax.random.fold_in(train_key, state.step)
         (loss, (metrics, extra)), grads = _accumulated(
             gradients, state, batch, key, accumulate, batch_sharding
@@ -89,7 +95,7 @@ def make_train_step(
             "learning_rate": learning_rate(state.step),
             "gradient_norm": optax.tree.norm(grads),
             "parameter_norm": optax.tree.norm(params),
-            "skipped": jnp.sum(batch["skipped"] > 0),
+            **counts,
         }
         return TrainState(
             step=state.step + 1,
