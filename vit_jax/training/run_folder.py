@@ -67,8 +67,14 @@ def claim(workdir: str | os.PathLike[str], config: ConfigDict) -> None:
         checkpoint everything may.
 
     Raises:
-      ValueError: the folder holds a run of another configuration; says which keys differ.
+      ValueError: the folder holds a run of another configuration (says which keys differ), or is
+        no path of a file system.
     """
+    if "://" in os.fspath(workdir):
+        raise ValueError(
+            f"workdir {os.fspath(workdir)!r} is a URL, expected a path of a file system: mount the "
+            "storage (all hosts have to see it) and give the path"
+        )
     workdir = Path(workdir)
     if (workdir / "config.json").exists() and saved_steps(checkpoints_dir(workdir)):
         different = differences(read_config(workdir), config)
