@@ -42,6 +42,7 @@ MAY_CHANGE = (
     "data.cache",
     "data.data_dir",
     "data.eval_batch_size",
+    "data.on_error",  # a run that a broken file stopped goes on past it
     "data.workers",
     "distributed",
     "eval_every_steps",
