@@ -87,3 +87,11 @@ def test_batches_that_can_be_split():
     check_batches(resolved(data__batch_size=96, accumulate_steps=3), 8, 2)
     with pytest.raises(ValueError, match=r"data.eval_batch_size 4 .* use 8"):
         check_batches(resolved(data__batch_size=96, data__eval_batch_size=4), 8, 1)
+
+
+def test_a_duration_of_less_than_half_a_step():
+    config = base_config()
+    config.total_epochs = 2
+    config.eval_every_epochs = 0.001
+    with pytest.raises(ValueError, match="eval_every_steps is 0; expected 1 or more"):
+        resolve(config, 1437, 10)

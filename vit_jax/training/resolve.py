@@ -44,6 +44,8 @@ def resolve(config: ConfigDict, train_examples: int, classes: int) -> ConfigDict
         config.model.num_classes = classes
     if config.data.eval_batch_size is None:
         config.data.eval_batch_size = config.data.batch_size
+    # Once more: a duration of less than half a step has become none.
+    _check_numbers({key: _value(config, key) for key in overrides.flat_keys(config)})
     return config
 
 
