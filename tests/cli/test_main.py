@@ -97,8 +97,9 @@ def test_a_mistake_of_ours_keeps_its_traceback(train, monkeypatch):
         return {}["key"]
 
     monkeypatch.setattr(config, "load_config", broken)
-    with pytest.raises(KeyError):
-        train()
+    code, _, errors = train()
+    assert code == 1
+    assert errors.startswith("Traceback") and "KeyError: 'key'" in errors
 
 
 def test_overrides():

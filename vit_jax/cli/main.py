@@ -8,6 +8,7 @@ An error that nobody thought of keeps its traceback and exits with 1.
 import argparse
 import opcode
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,10 +36,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments, rest)
     except Exception as error:
-        if not is_message(error):
-            raise
-        print(f"vit-jax: error: {error}", file=sys.stderr)
-        return 2
+        if is_message(error):
+            print(f"vit-jax: error: {error}", file=sys.stderr)
+            return _failed(2)
+        traceback.print_exc()
+        return _failed(1)
+
+
+def _failed(code: int) -> int:
+    """Returns the exit code, or ends the process with it where others would wait for it."""
+    if "jax" in sys.modules:
+        from vit_jax.training import distributed
+
+        distributed.leave(code)
+    return code
 
 
 def is_message(error: Exception) -> bool:
@@ -46,13 +57,13 @@ def is_message(error: Exception) -> bool:
 
     Such an exception is a message for the user; any other is a mistake of ours or of a library.
     """
-    traceback = error.__traceback__
-    if traceback is None or isinstance(error, MISTAKES):
+    frame = error.__traceback__
+    if frame is None or isinstance(error, MISTAKES):
         return False
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    code = traceback.tb_frame.f_code
-    instruction = opcode.opname[code.co_code[traceback.tb_lasti]]
+    while frame.tb_next is not None:
+        frame = frame.tb_next
+    code = frame.tb_frame.f_code
+    instruction = opcode.opname[code.co_code[frame.tb_lasti]]
     return PACKAGE in Path(code.co_filename).parents and instruction == "RAISE_VARARGS"
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 from pathlib import Path
 
@@ -186,6 +187,10 @@ class _Run:
         if self._preemption.decided(seen=False):
             return False  # told before the first step, there is nothing to save
         with self._experiment.train_batches(self._source, self._step) as batches:
+            first = next(batches)
+            train_step.lower(self._state, {**first, "stop": self._wish_to_stop()}).compile()
+            distributed.wait_for_all("the training step is compiled")
+            batches = itertools.chain([first], batches)
             while self._step < total:
                 batch = {**next(batches), "stop": self._wish_to_stop()}
                 self._state, metrics = train_step(self._state, batch)
