@@ -12,6 +12,7 @@ CORE = [
     "chex>=0.1.91",
     "flax>=0.12.8",
     "grain>=0.2.18",
+    "huggingface_hub>=1.31",  # imported when a hub id is given
     "importlib_resources",  # tensorflow-datasets 4.9 imports it without declaring it
     "jax>=0.10,<0.13",
     "ml-collections>=1.1",
