@@ -10,6 +10,7 @@ CORE = [
     "absl-py",
     "array-record>=0.8",
     "chex>=0.1.91",
+    "einops>=0.8",
     "flax>=0.12.8",
     "grain>=0.2.18",
     "huggingface_hub>=1.31",  # imported when a hub id is given
@@ -24,14 +25,20 @@ CORE = [
     "tensorflow-datasets>=4.9.10",
     "tqdm>=4.66",
 ]
-TORCH = ["torch>=2.6", "timm>=1.0.31", "torchvision", "safetensors>=0.5"]
+TORCH = ["torch>=2.6", "timm>=1.0.31", "torchvision", "transformers>=5.0", "safetensors>=0.5"]
 TEST = [
     "pytest>=8",
     "tensorboard>=2.19",  # its reader checks our event files
     "tensorflow-cpu>=2.20; platform_machine == 'x86_64'",  # installed to see that it stays unused
 ]
 # The test oracles are pinned: equality is claimed against these versions.
-ORACLES = ["torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31", "safetensors>=0.5"]
+ORACLES = [
+    "torch==2.13.0",
+    "torchvision==0.28.0",
+    "timm==1.0.31",
+    "transformers==5.23.0",
+    "safetensors>=0.5",
+]
 
 setuptools.setup(
     name="vit_jax",

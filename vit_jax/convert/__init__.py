@@ -1,0 +1,1 @@
+"""Weights in from PyTorch and others, proved equal, and out again."""

@@ -1,0 +1,139 @@
+"""Parameters of one module for another: what is taken, resampled, newly drawn or left out.
+
+Nothing happens unannounced: a leaf that cannot be taken as it is, and that no pattern names, is an
+error that lists it.
+"""
+
+import dataclasses
+import fnmatch
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from vit_jax.convert.errors import listed
+from vit_jax.errors import UserError
+from vit_jax.models.partitioning import PlainModule
+from vit_jax.models.transfer import resample_params
+from vit_jax.models.vit import pair
+
+Params = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptation:
+    """What became of each leaf, as sorted paths such as "encoder/blocks_0/norm1/scale".
+
+    Attributes:
+        taken: as they were.
+        resampled: resized for another resolution or patch size.
+        drawn: newly, as at the start of training.
+        left_out: leaves of the old parameters that the new module has no place for.
+    """
+
+    taken: tuple[str, ...] = ()
+    resampled: tuple[str, ...] = ()
+    drawn: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.taken)} taken"]
+        for name in ("resampled", "drawn", "left_out"):
+            paths = getattr(self, name)
+            if paths:
+                parts.append(f"{len(paths)} {name.replace('_', ' ')}: {', '.join(paths)}")
+        return "parameters: " + "; ".join(parts)
+
+
+def adapt(
+    params: Params,
+    old: PlainModule,
+    new: PlainModule,
+    *,
+    resampled: Sequence[str] = (),
+    drawn: Sequence[str] = (),
+    left_out: Sequence[str] = (),
+    seed: int = 0,
+) -> tuple[dict[str, Any], Adaptation]:
+    """Makes parameters of `old` fit `new`.
+
+    Args:
+        params: of `old`, without the "params" level.
+        old: the module that they are of; unrolled or scanned as `new` is.
+        new: the module that they are wanted for.
+        resampled: shell patterns of paths that may be resized (position tables, patch embedding).
+        drawn: of paths that may be drawn anew.
+        left_out: of paths of the old parameters that may be left out.
+        seed: of what is drawn.
+
+    Returns:
+        The parameters of `new`, and what became of each leaf.
+
+    Raises:
+        UserError: a leaf would have to be resized, drawn or left out, and no pattern says so; or a
+            pattern says so of a leaf for which it is not needed.
+    """
+    images = jax.ShapeDtypeStruct((1, *pair(new.img_size), new.in_chans), jnp.float32)
+    wanted = _flat(jax.eval_shape(new.init, jax.random.key(0), images)["params"])
+    found = _flat(params)
+    if _size(old) != _size(new):
+        found = _flat(resample_params(params, old, new))
+    moved = {
+        path
+        for path, leaf in _flat(params).items()
+        if path in found and found[path].shape != leaf.shape
+    }
+    lost = {path for path in found if path not in wanted}
+    fresh = {p for p in wanted if p not in found or found[p].shape != wanted[p].shape}
+    lost |= {path for path in fresh if path in found}
+    moved -= fresh | lost
+    _check_announced("resampled", moved, resampled)
+    _check_announced("drawn", fresh, drawn)
+    _check_announced("left_out", lost - fresh, left_out)
+    leaves = {path: found[path] for path in wanted if path not in fresh}
+    leaves |= _draw(new, fresh, seed)
+    report = Adaptation(
+        taken=tuple(sorted(set(leaves) - moved - fresh)),
+        resampled=tuple(sorted(moved)),
+        drawn=tuple(sorted(fresh)),
+        left_out=tuple(sorted(lost - fresh)),
+    )
+    return traverse_util.unflatten_dict({p: leaves[p] for p in wanted}, sep="/"), report
+
+
+def _flat(params: Params) -> dict[str, Any]:
+    return traverse_util.flatten_dict(params, sep="/")
+
+
+def _size(module: Any) -> tuple[Any, Any]:
+    return pair(module.img_size), pair(module.patch_size)
+
+
+def _check_announced(what: str, paths: Collection[str], patterns: Sequence[str]) -> None:
+    """Each path is named by a pattern, and each pattern names a path."""
+    silent = [p for p in sorted(paths) if not any(fnmatch.fnmatchcase(p, q) for q in patterns)]
+    if silent:
+        verb = {"resampled": "resized", "drawn": "drawn anew", "left_out": "left out"}[what]
+        raise UserError(
+            f"{len(silent)} parameters would have to be {verb}: {listed(silent)}. If that is "
+            f"meant, say so: {what}={tuple(sorted({p.split('/')[0] + '/*' for p in silent}))}"
+        )
+    idle = [q for q in patterns if not any(fnmatch.fnmatchcase(p, q) for p in paths)]
+    if idle:
+        raise UserError(f"{what}={tuple(idle)} names no parameter that has to be; take it out")
+
+
+def _draw(module: PlainModule, paths: Collection[str], seed: int) -> dict[str, jax.Array]:
+    """The leaves at `paths` as `module.init` draws them, without making the others."""
+    if not paths:
+        return {}
+    shape = (1, *pair(module.img_size), module.in_chans)
+
+    @jax.jit
+    def draw(key: jax.Array) -> dict[str, jax.Array]:
+        leaves = _flat(module.init(key, jnp.zeros(shape))["params"])
+        return {path: leaves[path] for path in paths}
+
+    return draw(jax.random.key(seed))

@@ -1,0 +1,84 @@
+"""Writes a model for other libraries: Transformers, timm, Google's `.npz`."""
+
+import json
+import os
+from pathlib import Path
+
+from vit_jax.convert import mapping, params
+from vit_jax.convert.folder import Model, check_free
+from vit_jax.convert.layouts import LAYOUTS, Layout, Source
+from vit_jax.convert.layouts.base import Json, check_expressed
+from vit_jax.convert.rules import Table
+from vit_jax.convert.writers import write_npz, write_sharded_safetensors
+from vit_jax.errors import UserError
+
+FORMATS = {"transformers": ("transformers",), "timm": ("timm",), "npz": ("augreg", "big_vision")}
+WEIGHTS = "model.safetensors"
+MAX_SHARD_BYTES = 5 * 10**9  # as Transformers writes them by default, in bytes
+
+
+def export(model: Model, output: str | os.PathLike[str], format: str) -> Layout:
+    """Writes a folder that the library of `format` loads.
+
+    | format | how to load it there |
+    |---|---|
+    | "transformers" | `AutoModel...from_pretrained(output)` |
+    | "timm" | `timm.create_model("local-dir:" + output, pretrained=True)` |
+    | "npz" | `model.npz`, as vision_transformer or big_vision stores it |
+
+    Args:
+        model: its parameters keep their dtypes.
+        output: a folder; must not exist, or be empty.
+        format: see above.
+
+    Returns:
+        The layout that was written.
+
+    Raises:
+        UserError: the format is unknown, cannot say what the model is, or the folder cannot be
+            written.
+    """
+    if format not in FORMATS:
+        raise UserError(f"format {format!r} is unknown; choose one of {sorted(FORMATS)}")
+    folder = Path(os.path.abspath(output))
+    check_free(folder)
+    layout, table, files = choose_layout(model, format)
+    tensors = mapping.outward(params.by_path(model.params), table)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if format == "npz":
+        write_npz(folder / "model.npz", tensors)
+    else:
+        write_sharded_safetensors(folder, tensors, MAX_SHARD_BYTES, WEIGHTS)
+    return layout
+
+
+def choose_layout(model: Model, format: str) -> tuple[Layout, Table, dict[str, Json]]:
+    """The layout of `format` that says exactly what the model is, its table and its files.
+
+    Raises:
+        UserError: there is none; gives each one's reason.
+    """
+    reasons = []
+    for layout in LAYOUTS:
+        fits = layout.name in FORMATS[format] and isinstance(model.module, layout.module)
+        if not fits or not layout.expresses(model.module):
+            continue
+        try:
+            return layout, *_written(model, layout)
+        except UserError as error:
+            reasons.append(f"{layout.name} ({layout.family}): {error}")
+    detail = "\n  ".join(reasons) or "it has no layout for such a model"
+    raise UserError(f"format {format!r} cannot hold this model:\n  {detail}")
+
+
+def _written(model: Model, layout: Layout) -> tuple[Table, dict[str, Json]]:
+    """Table and files; reading them back must give the same module."""
+    module = model.module
+    table = layout.write_table(module)
+    files = layout.write_files(module, model.preprocessing)
+    tensors = mapping.outward(params.by_path(model.params), table)
+    back, _ = layout.read(Source(Path(), tensors, files.get("config.json")))
+    check_expressed(module, layout, back)
+    return table, files

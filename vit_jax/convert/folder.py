@@ -1,0 +1,163 @@
+"""A converted model on disk: an Orbax checkpoint and a `model.json` that says what it is.
+
+model.json   module, hyper-parameters, preprocessing, where the weights came from
+params/      the parameters, written by Orbax
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax.convert.readers import read_json
+from vit_jax.errors import MissingFileError, UserError
+from vit_jax.models import registry
+from vit_jax.models.partitioning import PlainModule
+
+DESCRIPTION = "model.json"
+PARAMS = "params"
+VERSION = 1
+LIBRARIES = ("vit_jax", "jax", "flax", "orbax-checkpoint", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A module, its parameters and what goes with them.
+
+    Attributes:
+        module: the Flax module.
+        params: its parameters, without the "params" level.
+        preprocessing: how its images are prepared.
+        name: its registered name, where it has one.
+        origin: where the weights came from, for people: names and strings.
+    """
+
+    module: PlainModule
+    params: Mapping[str, Any]
+    preprocessing: registry.Preprocessing
+    name: str | None = None
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def is_converted(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is a folder that `save` wrote."""
+    return (Path(path) / DESCRIPTION).is_file() and (Path(path) / PARAMS).is_dir()
+
+
+def save(folder: str | os.PathLike[str], model: Model) -> None:
+    """Writes a model; the folder appears whole or not at all.
+
+    Args:
+        folder: must not exist, or be empty.
+        model: with NumPy or JAX arrays.
+
+    Raises:
+        UserError: the folder holds something, or cannot be written.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = Path(os.path.abspath(folder))
+    check_free(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        text = json.dumps(describe(model), indent=2) + "\n"
+        (beside / DESCRIPTION).write_text(text, encoding="utf-8")
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(beside / PARAMS, model.params)
+        os.chmod(beside, 0o755)
+        os.replace(beside, folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_free(folder: Path) -> None:
+    """Raises UserError if something is in the way of a new folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is already there: choose another --output, or remove it")
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """What `model.json` holds."""
+    fields = [f.name for f in dataclasses.fields(model.module) if f.name not in ("parent", "name")]
+    return {
+        "format": VERSION,
+        "name": model.name,
+        "module": type(model.module).__name__,
+        "hyper_parameters": {name: _plain(getattr(model.module, name)) for name in fields},
+        "preprocessing": dataclasses.asdict(model.preprocessing),
+        "origin": dict(model.origin),
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A hyper-parameter as JSON has it; a dtype by its name."""
+    if value is None or isinstance(value, bool | int | float | str | tuple | list):
+        return value
+    return jnp.dtype(value).name
+
+
+def read(folder: str | os.PathLike[str]) -> Model:
+    """Reads what `save` wrote; the parameters are NumPy arrays of the dtypes that were saved.
+
+    Raises:
+        UserError: the folder holds no converted model, or one of another version.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = Path(os.path.abspath(folder))
+    if not is_converted(folder):
+        raise MissingFileError(f"{folder} holds no converted model: {DESCRIPTION} is missing there")
+    described = read_json(folder, DESCRIPTION)
+    assert described is not None
+    if described.get("format") != VERSION:
+        raise UserError(
+            f"{folder / DESCRIPTION} has format {described.get('format')!r}, expected {VERSION}: "
+            "it was written by another version of vit_jax"
+        )
+    module = build(described["module"], described["hyper_parameters"])
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        as_numpy = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+            checkpointer.metadata(folder / PARAMS).item_metadata.tree,
+        )
+        params = checkpointer.restore(folder / PARAMS, restore_args=as_numpy)
+    prep = {k: _tuple(v) for k, v in described["preprocessing"].items()}
+    return Model(
+        module, params, registry.Preprocessing(**prep), described["name"], described["origin"]
+    )
+
+
+def build(class_name: str, hyper_parameters: Mapping[str, Any]) -> PlainModule:
+    """The module of a class of this library, from the hyper-parameters of a JSON file.
+
+    Raises:
+        UserError: there is no such class, or it has no such hyper-parameters.
+    """
+    classes = registry.module_classes()
+    if class_name not in classes:
+        raise UserError(f"module {class_name!r} is unknown; there are {sorted(classes)}")
+    cls = classes[class_name]
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(hyper_parameters) - known)
+    if unknown:
+        raise UserError(f"{class_name} has no hyper-parameters {unknown}")
+    module = cls(**{k: _tuple(v) for k, v in hyper_parameters.items()})
+    module.check()
+    return module
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,23 @@
+"""Layouts: for each way in which a family's weights are stored, names, hyper-parameters, files."""
+
+from vit_jax.convert.layouts import (
+    npz,
+    openai_clip,
+    timm,
+    transformers_clip,
+    transformers_dinov2,
+    transformers_vit,
+)
+from vit_jax.convert.layouts.base import Layout, Source
+
+# In the order in which a source is shown to them; the first that claims it has it.
+LAYOUTS: tuple[Layout, ...] = (
+    *transformers_vit.LAYOUTS,
+    *transformers_dinov2.LAYOUTS,
+    *transformers_clip.LAYOUTS,
+    *openai_clip.LAYOUTS,
+    *npz.LAYOUTS,
+    *timm.LAYOUTS,
+)
+
+__all__ = ["LAYOUTS", "Layout", "Source"]

@@ -1,0 +1,132 @@
+"""What a layout is: one way in which a family's weights lie on disks."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vit_jax.convert.rules import Table
+from vit_jax.convert.tensors import LazyTensor
+from vit_jax.errors import UserError
+from vit_jax.models.partitioning import PlainModule
+from vit_jax.models.registry import Preprocessing
+
+Json = Mapping[str, Any]
+
+# Fields of a module that change how it runs and not what it computes at evaluation, for images of
+# its own size.
+RUNTIME = frozenset(
+    [
+        "drop_rate",
+        "pos_drop_rate",
+        "patch_drop_rate",
+        "proj_drop_rate",
+        "attn_drop_rate",
+        "drop_path_rate",
+        "scan",
+        "remat",
+        "attn_backend",
+        "dtype",
+        "param_dtype",
+        "dynamic_img_size",
+        "pos_resample",
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A checkpoint as it was found.
+
+    Attributes:
+        path: the file or folder.
+        tensors: what it holds, not read yet.
+        config: `config.json` beside the weights, or None.
+        processor: `preprocessor_config.json` beside them, or None.
+    """
+
+    path: Path
+    tensors: Mapping[str, LazyTensor]
+    config: Json | None = None
+    processor: Json | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One way in which a family's weights are stored.
+
+    Attributes:
+        name: what users call it, as "timm" or "transformers".
+        family: which models it is for, as "vit".
+        module: the class of module that it holds.
+        claims: whether a source is in this layout, from its config or its tensors' names.
+        read: hyper-parameters that the source tells, and whether they are all that there are to
+            know (False: others, such as the number of heads, leave no trace in the file).
+        table: the mapping table of a module for a source.
+        expresses: whether this is the layout of its name to write a module in.
+        write_table: the mapping table of a module in the layout's standard form.
+        preprocessing: how the source says its images are prepared, or None.
+        write_files: the JSON files that belong beside the weights, by name.
+    """
+
+    name: str
+    family: str
+    module: type[PlainModule]
+    claims: Callable[[Source], bool]
+    read: Callable[[Source], tuple[dict[str, Any], bool]]
+    table: Callable[[Any, Source], Table]
+    expresses: Callable[[Any], bool]
+    write_table: Callable[[Any], Table]
+    preprocessing: Callable[[Source], Preprocessing | None]
+    write_files: Callable[[Any, Preprocessing], dict[str, Json]]
+
+
+def width_ratio(hidden: int, embed_dim: int) -> float:
+    """The `mlp_ratio` for which `int(embed_dim * mlp_ratio)` is `hidden`."""
+    ratio = hidden / embed_dim
+    return ratio if int(embed_dim * ratio) == hidden else (hidden + 0.5) / embed_dim
+
+
+def square(size: tuple[int, int] | int) -> int | tuple[int, int]:
+    """One number for equal sides, a pair for others."""
+    if isinstance(size, int):
+        return size
+    height, width = size
+    return height if height == width else (height, width)
+
+
+def same_meaning(field: str, one: Any, other: Any, embed_dim: int) -> bool:
+    """Whether two values of a hyper-parameter give the same network."""
+    if field == "init_values":  # where training starts, not what is computed
+        return (one is None) == (other is None)
+    if field == "mlp_ratio":
+        return int(embed_dim * one) == int(embed_dim * other)
+    return one == other
+
+
+def check_expressed(module: PlainModule, layout: Layout, back: Mapping[str, Any]) -> None:
+    """Raises UserError where a layout's files would not bring the same module back.
+
+    Args:
+        module: what is written.
+        layout: the layout.
+        back: the hyper-parameters that reading the written files gives.
+    """
+    again = layout.module(**back)
+    pairs = {
+        f.name: (getattr(module, f.name), getattr(again, f.name))
+        for f in dataclasses.fields(module)
+        if f.name not in RUNTIME | {"parent", "name", "fc_norm"}
+    }
+    pairs["fc_norm"] = (module.norm_after_pool, again.norm_after_pool)
+    differing = {
+        name: pair
+        for name, pair in pairs.items()
+        if not same_meaning(name, *pair, module.embed_dim)
+    }
+    if differing:
+        text = ", ".join(f"{k}={a!r} (would be read as {b!r})" for k, (a, b) in differing.items())
+        raise UserError(
+            f"the layout {layout.name!r} cannot say {text}: choose another format, or train and "
+            "convert the model without"
+        )

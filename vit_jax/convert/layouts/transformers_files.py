@@ -1,0 +1,114 @@
+"""Configuration files of Hugging Face Transformers: hyper-parameters and preprocessing.
+
+A `config.json` may leave out what equals the default of its class, so every reader here knows
+those defaults (a test compares them with the library's).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax.convert.layouts.base import Json, Source, square, width_ratio
+from vit_jax.errors import UserError
+from vit_jax.models.registry import Preprocessing
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+# Ours, theirs.
+COMMON = {
+    "embed_dim": "hidden_size",
+    "depth": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "img_size": "image_size",
+    "patch_size": "patch_size",
+    "in_chans": "num_channels",
+    "norm_eps": "layer_norm_eps",
+}
+RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+
+
+def read_common(config: Json, defaults: Json) -> dict[str, Any]:
+    """Hyper-parameters that every vision configuration has.
+
+    Raises:
+        UserError: an activation that this library does not have.
+    """
+    full = {**defaults, **config}
+    found = {ours: full[theirs] for ours, theirs in COMMON.items()}
+    for name in ("img_size", "patch_size"):
+        found[name] = square(found[name])
+    if full["hidden_act"] not in ACTIVATIONS:
+        raise UserError(
+            f"hidden_act={full['hidden_act']!r} in config.json is unknown; this library has "
+            f"{sorted(ACTIVATIONS)}"
+        )
+    found["act_layer"] = ACTIVATIONS[full["hidden_act"]]
+    if "intermediate_size" in full:
+        found["mlp_ratio"] = width_ratio(full["intermediate_size"], full["hidden_size"])
+    return found
+
+
+def write_common(module: Any) -> dict[str, Any]:
+    """The inverse of `read_common`."""
+    written = {theirs: getattr(module, ours) for ours, theirs in COMMON.items()}
+    theirs = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
+    written["hidden_act"] = theirs[module.act_layer]
+    written["intermediate_size"] = module.mlp_hidden
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in written.items()}
+
+
+def labels(count: int) -> dict[str, Any]:
+    """How Transformers writes the number of classes."""
+    names = {str(i): f"LABEL_{i}" for i in range(count)}
+    return {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
+
+
+def read_preprocessing(source: Source) -> Preprocessing | None:
+    """What `preprocessor_config.json` says, or None where there is none.
+
+    Raises:
+        UserError: a preprocessing that this library cannot do.
+    """
+    processor = source.processor
+    if processor is None:
+        return None
+    mean, std = processor["image_mean"], processor["image_std"]
+    if not processor.get("do_normalize", True):
+        mean, std = (0.0,) * 3, (1.0,) * 3
+    kernel = processor.get("resample", 2)
+    if kernel not in RESAMPLE:
+        raise UserError(f"resample={kernel} in preprocessor_config.json: expected 2 or 3")
+    size = processor.get("size", {"height": 224, "width": 224})
+    size = {"shortest_edge": size} if isinstance(size, int) else size
+    crop, mode = 1.0, "squash"
+    if processor.get("do_center_crop", "crop_size" in processor):
+        kept = processor.get("crop_size", size)
+        kept = kept["height"] if isinstance(kept, Mapping) else kept
+        crop, mode = kept / size.get("shortest_edge", size.get("height")), "center"
+    return Preprocessing(tuple(mean), tuple(std), RESAMPLE[kernel], crop, mode)
+
+
+def write_preprocessing(prep: Preprocessing, img_size: Any, kind: str) -> dict[str, Any]:
+    """The inverse of `read_preprocessing`, for the image processor class `kind`."""
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    whole = {"height": height, "width": width}
+    written: dict[str, Any] = {
+        "image_processor_type": kind,
+        "do_resize": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(prep.mean),
+        "image_std": list(prep.std),
+        "resample": {name: k for k, name in RESAMPLE.items()}[prep.interpolation],
+    }
+    if prep.crop_mode == "squash":
+        return {**written, "size": whole, "do_center_crop": False}
+    edge = {"shortest_edge": round(min(height, width) / prep.crop_pct)}
+    return {**written, "size": edge, "do_center_crop": True, "crop_size": whole}

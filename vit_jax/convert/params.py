@@ -1,0 +1,59 @@
+"""Parameters as a flat list of names: what mapping tables speak about.
+
+Paths are those of unrolled blocks, as "encoder/blocks_0/norm1/scale". Where a module scans its
+blocks, the path stands for one layer of the stacked leaf, and reading or writing it touches that
+layer alone: no second copy of the model is made.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from vit_jax.models.vit import pair
+
+STACKED = "blocks"  # the name of a leaf's ancestor that says: axis 0 counts blocks
+
+
+def shapes_of(module: nn.Module) -> dict[str, Any]:
+    """The tree of `jax.ShapeDtypeStruct` of the module's parameters; nothing is allocated."""
+    images = jax.ShapeDtypeStruct((1, *pair(module.img_size), module.in_chans), np.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), images)["params"]
+
+
+def allocate(module: nn.Module, dtype: Any) -> dict[str, Any]:
+    """The module's parameters as arrays that are not filled yet."""
+    return jax.tree.map(lambda leaf: np.empty(leaf.shape, dtype), shapes_of(module))
+
+
+def by_path(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves by path, stacked ones layer by layer; NumPy arrays are views into `params`.
+
+    Args:
+        params: arrays, or `jax.ShapeDtypeStruct`s.
+    """
+    leaves: dict[str, Any] = {}
+    for parts, leaf in traverse_util.flatten_dict(params).items():
+        if STACKED not in parts:
+            leaves["/".join(parts)] = leaf
+            continue
+        place = parts.index(STACKED)
+        for i in range(leaf.shape[0]):
+            layer = (*parts[:place], f"{STACKED}_{i}", *parts[place + 1 :])
+            leaves["/".join(layer)] = _layer(leaf, i)
+    return leaves
+
+
+def _layer(leaf: Any, i: int) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+    return leaf[i]
+
+
+def leaf_path(path: str, module: nn.Module) -> str:
+    """Path of the leaf that holds `path`: another one where the module scans its blocks."""
+    return re.sub(rf"{STACKED}_\d+/", f"{STACKED}/", path) if module.scan else path

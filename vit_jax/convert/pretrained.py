@@ -1,0 +1,196 @@
+"""Loads pretrained weights: from a file, a folder or the hub to a module and its variables."""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from vit_jax import naming
+from vit_jax.convert import folder, mapping, own, params
+from vit_jax.convert.adapt import Adaptation, adapt
+from vit_jax.convert.folder import Model
+from vit_jax.convert.layouts import Source
+from vit_jax.convert.rules import Table
+from vit_jax.convert.source import Identity, identify, open_source
+from vit_jax.errors import UserError
+from vit_jax.models.layers.encoder import stack_blocks, unstack_blocks
+from vit_jax.models.partitioning import PlainModule
+from vit_jax.models.vit import pair
+
+_log = logging.getLogger(__name__)
+
+
+def from_pretrained(
+    source: str | os.PathLike[str], model: str | None = None, **options: Any
+) -> tuple[PlainModule, dict[str, Any]]:
+    """Loads a pretrained model.
+
+        module, variables = vit_jax.from_pretrained("hf-hub:google/vit-base-patch16-224")
+        logits = module.apply(variables, images)
+
+    Args:
+        source: see `load`.
+        model: see `load`.
+        **options: see `load`: where to find the source (`revision`, `key`, `cache_dir`,
+            `offline`), its `mapping`, and hyper-parameters that are to differ (`num_classes=10`, ...).
+
+    Returns:
+        The module, and `{"params": ...}` as JAX arrays.
+
+    Raises:
+        UserError: see `load`.
+    """
+    loaded, report = load(source, model, **options)
+    if report.resampled or report.drawn or report.left_out:
+        _log.info("%s", report)
+    wide = any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(loaded.params))
+    if wide and not jax.config.jax_enable_x64:
+        raise UserError(
+            "the parameters are float64, which JAX would round: set "
+            "jax.config.update('jax_enable_x64', True), or choose param_dtype='float32'"
+        )
+    return loaded.module, {"params": jax.tree.map(jnp.asarray, loaded.params)}
+
+
+def load(
+    source: str | os.PathLike[str],
+    model: str | None = None,
+    *,
+    mapping: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    key: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    offline: bool = False,
+    **overrides: Any,
+) -> tuple[Model, Adaptation]:
+    """Loads a model with NumPy parameters.
+
+    Args:
+        source: a file or folder (safetensors, `.pth`, TorchScript, `.npz`, or what `vit-jax
+            convert` wrote), or a hub id: `hf-hub:owner/name`, `timm/name`.
+        model: a name of `list_models()`, where the source does not say what it is.
+        mapping: a file that says how a checkpoint of your own is stored, see `convert.own`.
+        revision: branch, tag or commit of the hub.
+        key: which part of a nested file is meant, as "teacher".
+        cache_dir: of the hub's client.
+        offline: takes everything from that cache.
+        **overrides: hyper-parameters of the module that are to differ: `num_classes` (the head is
+            drawn anew, 0 leaves it out), `img_size` and `patch_size` (positions and patch embedding
+            are resampled), `scan`, `dtype`, drop rates, ... `param_dtype="source"` keeps the
+            dtypes of the file; without it, parameters are float32.
+
+    Returns:
+        The model, and what became of each leaf on the way to the module asked for.
+
+    Raises:
+        UserError: see `open_source`, `identify`, `mapping.fill` and `adapt`; or an override that
+            the module does not have.
+    """
+    dtype = overrides.pop("param_dtype", None)
+    if folder.is_converted(source):
+        base = folder.read(source)
+        if model not in (None, base.name):
+            raise UserError(f"{source} holds the model {base.name!r}, not {model!r}")
+        base = _cast(base, dtype)
+    else:
+        where = dict(revision=revision, key=key, cache_dir=cache_dir, offline=offline)
+        opened = open_source(source, **where)
+        found = identify(opened, model) if mapping is None else own.identity(mapping, model)
+        base = read(opened, found, dtype, scan=overrides.get("scan", False))
+    return override(base, **overrides)
+
+
+def read(source: Source, identity: Identity, dtype: Any = None, *, scan: bool = False) -> Model:
+    """The model that a source holds, as it is.
+
+    Args:
+        source: from `source.open_source`.
+        identity: from `source.identify`.
+        dtype: of the parameters; "source" keeps those of the file, None is float32.
+        scan: the module scans its blocks.
+    """
+    module = identity.layout.module(**{**identity.hyper_parameters, "scan": scan})
+    module.check()
+    table = identity.layout.table(module, source)
+    tree = _allocate(module, table, source, dtype or jnp.float32)
+    mapping.fill(source.tensors, table, params.by_path(tree))
+    module = module.clone(param_dtype=jnp.result_type(*jax.tree.leaves(tree)))
+    origin = {"source": os.fspath(source.path), "layout": identity.layout.name}
+    return Model(module, tree, identity.preprocessing, identity.name, origin)
+
+
+def _allocate(module: PlainModule, table: Table, source: Source, dtype: Any) -> dict[str, Any]:
+    """Room for the parameters, in `dtype` or, for "source", in the dtypes of the file."""
+    shapes = params.shapes_of(module)
+    expected = {path: leaf.shape for path, leaf in params.by_path(shapes).items()}
+    mapping.check_tensors(source.tensors, table, expected)
+    dtypes: dict[str, Any] = {}
+    for rule in table.rules:
+        found = jnp.result_type(*(source.tensors[name].dtype for name in rule.sources))
+        for path in rule.targets:
+            path = params.leaf_path(path, module)
+            dtypes[path] = jnp.promote_types(dtypes.get(path, found), found)
+    if dtype != "source":
+        if np.float64 in dtypes.values() and jnp.dtype(dtype) != np.float64:
+            raise UserError(
+                f"{source.path} holds float64, which {jnp.dtype(dtype)} would round: give "
+                "param_dtype='source' to keep it"
+            )
+        dtypes = dict.fromkeys(dtypes, jnp.dtype(dtype))
+    flat = traverse_util.flatten_dict(shapes, sep="/")
+    leaves = {path: np.empty(leaf.shape, dtypes[path]) for path, leaf in flat.items()}
+    return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def _cast(model: Model, dtype: Any) -> Model:
+    """The model in another dtype, if one is asked for."""
+    if dtype in (None, "source"):
+        return model
+    tree = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), model.params)
+    return dataclasses.replace(model, params=tree, module=model.module.clone(param_dtype=dtype))
+
+
+def override(model: Model, **overrides: Any) -> tuple[Model, Adaptation]:
+    """The model with other hyper-parameters, its parameters adapted; see `load`.
+
+    Raises:
+        UserError: the module has no such hyper-parameter, or it asks for parameters that the model
+            does not have.
+    """
+    cls = type(model.module)
+    fields = [f.name for f in dataclasses.fields(cls) if f.name not in ("parent", "name")]
+    naming.check_known(f"hyper-parameter of {cls.__name__}", overrides, fields)
+    new = model.module.clone(**overrides)
+    new.check()
+    old, tree = restack(model.module, model.params, new.scan)
+    tree, report = adapt(tree, old, new, **_announced(old, new))
+    return dataclasses.replace(model, module=new, params=tree), report
+
+
+def restack(
+    module: PlainModule, tree: Mapping[str, Any], scan: bool
+) -> tuple[PlainModule, Mapping[str, Any]]:
+    """Module and parameters with blocks scanned, or unrolled."""
+    if module.scan == scan:
+        return module, tree
+    return module.clone(scan=scan), (stack_blocks if scan else unstack_blocks)(tree)
+
+
+def _announced(old: PlainModule, new: PlainModule) -> dict[str, Any]:
+    """What overrides say by themselves."""
+    said: dict[str, Any] = {}
+    if old.num_classes != new.num_classes:
+        heads = ("head/*", "head_dist/*") if old.dist_token else ("head/*",)
+        said["drawn" if new.num_classes else "left_out"] = heads
+    resampled = []
+    if old.grid() != new.grid() and old.pos_embed.startswith("learn"):
+        resampled.append("pos_embed/*")
+    if pair(old.patch_size) != pair(new.patch_size):
+        resampled.append("patch_embed/kernel")
+    return {**said, "resampled": resampled}
