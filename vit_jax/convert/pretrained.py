@@ -38,7 +38,8 @@ def from_pretrained(
         source: see `load`.
         model: see `load`.
         **options: see `load`: where to find the source (`revision`, `key`, `cache_dir`,
-            `offline`), its `mapping`, and hyper-parameters that are to differ (`num_classes=10`, ...).
+            `offline`), its `mapping`, and hyper-parameters that are to differ (`num_classes=10`,
+            ...).
 
     Returns:
         The module, and `{"params": ...}` as JAX arrays.
@@ -92,17 +93,19 @@ def load(
         UserError: see `open_source`, `identify`, `mapping.fill` and `adapt`; or an override that
             the module does not have.
     """
-    dtype = overrides.pop("param_dtype", None)
+    dtype, scan = overrides.pop("param_dtype", None), overrides.get("scan", False)
+    told = None if mapping is None else own.identity(mapping, model)
     if folder.is_converted(source):
         base = folder.read(source)
+        if told is not None:
+            raise UserError(f"{source} is converted already: leave the mapping {mapping} out")
         if model not in (None, base.name):
             raise UserError(f"{source} holds the model {base.name!r}, not {model!r}")
         base = _cast(base, dtype)
     else:
         where = dict(revision=revision, key=key, cache_dir=cache_dir, offline=offline)
         opened = open_source(source, **where)
-        found = identify(opened, model) if mapping is None else own.identity(mapping, model)
-        base = read(opened, found, dtype, scan=overrides.get("scan", False))
+        base = read(opened, told or identify(opened, model), dtype, scan=scan)
     return override(base, **overrides)
 
 
