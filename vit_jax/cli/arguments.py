@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from vit_jax.errors import UserError
+
 PREFIX = "--config."
 
 
@@ -9,18 +11,18 @@ def overrides(arguments: Sequence[str]) -> list[str]:
     """Returns `key=value` for each `--config.key=value` or `--config.key value`.
 
     Raises:
-      ValueError: an argument is of another form.
+      UserError: an argument is of another form.
     """
     found = []
     remaining = list(arguments)
     while remaining:
         argument = remaining.pop(0)
         if not argument.startswith(PREFIX):
-            raise ValueError(f"unknown argument {argument!r}; see vit-jax COMMAND --help")
+            raise UserError(f"unknown argument {argument!r}; see vit-jax COMMAND --help")
         key = argument.removeprefix(PREFIX)
         if "=" not in key:
             if not remaining:
-                raise ValueError(f"{argument} has no value; write {argument}=VALUE")
+                raise UserError(f"{argument} has no value; write {argument}=VALUE")
             key = f"{key}={remaining.pop(0)}"
         found.append(key)
     return found

@@ -22,6 +22,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from vit_jax.errors import UserError
+
 # What is tried on a file, whatever it is called. Pillow knows more formats, some of which start
 # other programs (EPS) or are rarely fuzzed: files may come from anywhere.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -40,7 +42,7 @@ _UNDO_ORIENTATION = {
 }
 
 
-class DecodeError(ValueError):
+class DecodeError(UserError):
     """A picture that cannot be decoded. `name` is the file or example, `cause` what is wrong."""
 
     def __init__(self, name: str, cause: str):
@@ -70,7 +72,7 @@ class EncodedImage:
 
         Raises:
           DecodeError: the bytes do not begin as a picture of a known format.
-          ValueError: `channels` is not 1, 3 or 4.
+          UserError: `channels` is not 1, 3 or 4.
         """
         self._mode = mode_of(channels)
         self.name = name
@@ -136,9 +138,9 @@ def decode(data: bytes, channels: int = 3, name: str = "image") -> np.ndarray:
 
 
 def mode_of(channels: int) -> str:
-    """Returns Pillow's name for a number of channels; ValueError where there is none."""
+    """Returns Pillow's name for a number of channels; UserError where there is none."""
     if channels not in MODES:
-        raise ValueError(f"channels is {channels}: pictures decode to one of {sorted(MODES)}")
+        raise UserError(f"channels is {channels}: pictures decode to one of {sorted(MODES)}")
     return MODES[channels]
 
 
@@ -157,7 +159,8 @@ def convert(image: Image.Image, mode: str) -> Image.Image:
     """Returns a decoded image in mode "L", "RGB" or "RGBA", by the rules of this module.
 
     Raises:
-      ValueError: the pixels have no known range, or Pillow cannot convert them.
+      UserError: the pixels have no known range.
+      ValueError: Pillow cannot convert them.
     """
     if image.mode.startswith(("I", "F")):
         image = _high_byte(image)
@@ -171,7 +174,7 @@ def convert(image: Image.Image, mode: str) -> Image.Image:
 def _high_byte(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if not np.issubdtype(values.dtype, np.integer) or values.min() < 0 or values.max() > 0xFFFF:
-        raise ValueError(
+        raise UserError(
             f"pixels of mode {image.mode!r} from {values.min()} to {values.max()} have no known "
             "white: expected integers of at most 16 bits"
         )
@@ -195,6 +198,8 @@ def _as_decode_error(name: str, data: bytes | None = None) -> Iterator[None]:
         yield
     except (DecodeError, MemoryError):
         raise
+    except UserError as error:
+        raise DecodeError(name, str(error)) from error
     except Image.UnidentifiedImageError as error:
         raise DecodeError(name, _not_a_picture(data or b"")) from error
     except Exception as error:

@@ -25,6 +25,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from vit_jax.data.sources import Example, Source
+from vit_jax.errors import MissingFileError, UserError
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VALIDATION = ("val", "validation", "valid")
@@ -72,8 +73,8 @@ def open_source(path: str, split: str, data_dir: str | None = None) -> FolderSou
       data_dir: not used.
 
     Raises:
-      FileNotFoundError: there is no such folder, or no images where they are expected.
-      ValueError: there is no such split, or more than one that is meant; it has classes that
+      MissingFileError: there is no such folder, or no images where they are expected.
+      UserError: there is no such split, or more than one that is meant; it has classes that
         "train" has not; or one folder is reached, through links, from two classes.
     """
     del data_dir
@@ -87,7 +88,7 @@ def open_source(path: str, split: str, data_dir: str | None = None) -> FolderSou
 def _split_folders(root: Path) -> dict[str, Path]:
     """Returns the folders that are splits, by the name they have."""
     if not root.is_dir():
-        raise FileNotFoundError(f"no folder {str(root)!r} (working directory {str(Path.cwd())!r})")
+        raise MissingFileError(f"no folder {str(root)!r} (working directory {str(Path.cwd())!r})")
     names = ("train", *VALIDATION, "test")
     return {name: root / name for name in names if (root / name).is_dir()}
 
@@ -98,12 +99,12 @@ def _choose(root: Path, splits: Collection[str], split: str) -> str:
         return split
     found = [name for name in splits if name in SPLITS.get(split, ())]
     if len(found) > 1:
-        raise ValueError(
+        raise UserError(
             f"folder {str(root)!r} has {' and '.join(map(repr, found))}, and the split {split!r} "
             "may be each of them: ask for the one you mean by its name"
         )
     if not found:
-        raise ValueError(f"folder {str(root)!r} has no split {split!r}: it has {', '.join(splits)}")
+        raise UserError(f"folder {str(root)!r} has no split {split!r}: it has {', '.join(splits)}")
     return found[0]
 
 
@@ -115,7 +116,7 @@ def _open_given(root: Path, splits: dict[str, Path], split: str) -> FolderSource
         class_names = _class_folders(splits["train"])
         strange = sorted(set(files) - set(class_names))
         if strange:
-            raise ValueError(
+            raise UserError(
                 f"{str(splits[chosen])!r} has classes that {str(splits['train'])!r} has not: "
                 f"{', '.join(strange)}. The {len(class_names)} classes of train: "
                 f"{_shortened(class_names)}"
@@ -132,7 +133,7 @@ def _open_divided(classes: Path, split: str) -> FolderSource:
         train, test = divide(of_class)
         chosen += train if split == "train" else test
     if not chosen:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{str(classes)!r}: no class has two images, so none is left to test on"
         )
     return FolderSource(classes, sorted(chosen), tuple(files), split)
@@ -163,7 +164,7 @@ def _list_images(classes: Path) -> dict[str, list[str]]:
     empty = [name for name, files in images.items() if not files]
     if empty:
         found = ", ".join(f"{count} of {ending!r}" for ending, count in others.most_common(5))
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{str(classes)!r}: no images in {_shortened(empty)}; images end in "
             f"{' '.join(ENDINGS)}; other files found: {found or 'none'}"
         )
@@ -180,7 +181,7 @@ def _walk(top: Path, owners: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
       owners: real path -> the class that has it, of all classes so far; is added to.
 
     Raises:
-      ValueError: a folder is in another class too.
+      UserError: a folder is in another class too.
     """
     for folder, below, files in os.walk(top, followlinks=True):
         below.sort()  # so that the same of several paths is taken on every machine
@@ -191,7 +192,7 @@ def _walk(top: Path, owners: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
         elif owners[real] == top.name:
             below.clear()
         else:
-            raise ValueError(
+            raise UserError(
                 f"folder {real!r} is in two classes, {owners[real]!r} and (as {folder!r}) "
                 f"{top.name!r}: remove the link that is wrong"
             )
@@ -202,7 +203,7 @@ def _class_folders(classes: Path) -> tuple[str, ...]:
     folders = tuple(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     if not folders:
         found = _shortened([e.name for e in entries]) if entries else "nothing"
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{str(classes)!r} has no class folders: expected <class>/<image> below it, "
             f"found {found}"
         )

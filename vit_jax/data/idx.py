@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from vit_jax.data.sources import Example, Source
+from vit_jax.errors import MissingFileError, UserError
 
 PREFIXES = {"train": "train", "test": "t10k"}
 _UNSIGNED_BYTE = 0x08
@@ -53,20 +54,20 @@ def open_source(path: str, split: str, data_dir: str | None = None) -> IdxSource
       data_dir: not used.
 
     Raises:
-      FileNotFoundError: a file is missing.
-      ValueError: unknown split, a file is not what its name says, or a label that is no class.
+      MissingFileError: a file is missing.
+      UserError: unknown split, a file is not what its name says, or a label that is no class.
     """
     del data_dir
     if split not in PREFIXES:
-        raise ValueError(f"IDX folder {path!r} has no split {split!r}: it has 'train' and 'test'")
+        raise UserError(f"IDX folder {path!r} has no split {split!r}: it has 'train' and 'test'")
     folder = Path(path).expanduser()
     images = read_idx(_find(folder, f"{PREFIXES[split]}-images-idx3-ubyte"), axes=3)
     labels = _read_labels(folder, split)
     if len(images) != len(labels) or not len(labels):
-        raise ValueError(f"{path!r}, {split}: {len(images)} images but {len(labels)} labels")
+        raise UserError(f"{path!r}, {split}: {len(images)} images but {len(labels)} labels")
     num_classes = _count_classes(_read_labels(folder, "train"), path)
     if labels.max() >= num_classes:
-        raise ValueError(
+        raise UserError(
             f"{path!r}, {split}: example {labels.argmax()} has label {labels.max()}; expected 0 to "
             f"{num_classes - 1}, the labels of the training split"
         )
@@ -78,11 +79,11 @@ def _read_labels(folder: Path, split: str) -> np.ndarray:
 
 
 def _count_classes(labels: np.ndarray, path: str) -> int:
-    """Returns the number of classes of training labels; raises ValueError where one has none."""
+    """Returns the number of classes of training labels; raises UserError where one has none."""
     largest = int(labels.max(initial=0))
     missing = sorted(set(range(largest + 1)) - set(labels.tolist()))
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{path!r}, train: the largest label is {largest}, but no example has label "
             f"{', '.join(map(str, missing[:5]))}{' ...' if len(missing) > 5 else ''}; expected all "
             f"from 0 to {largest}: correct a stray label, or number the classes without gaps"
@@ -94,19 +95,19 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     """Reads one IDX file of unsigned bytes.
 
     Raises:
-      ValueError: it is not one, has another number of axes, or is cut short.
+      UserError: it is not one, has another number of axes, or is cut short.
     """
     data = path.read_bytes()
     if path.suffix == ".gz":
         data = gzip.decompress(data)
     header = 4 + 4 * axes
     if len(data) < header or data[:4] != bytes([0, 0, _UNSIGNED_BYTE, axes]):
-        raise ValueError(
+        raise UserError(
             f"{path} is no IDX file of unsigned bytes with {axes} axes: it begins with {data[:4]!r}"
         )
     shape = struct.unpack(f">{axes}I", data[4:header])
     if len(data) != header + math.prod(shape):
-        raise ValueError(
+        raise UserError(
             f"{path} should hold {math.prod(shape)} values {shape}, it holds {len(data) - header}"
         )
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
@@ -116,4 +117,4 @@ def _find(folder: Path, name: str) -> Path:
     for candidate in (folder / name, folder / f"{name}.gz"):
         if candidate.is_file():
             return candidate
-    raise FileNotFoundError(f"no {name} or {name}.gz in {str(folder)!r}")
+    raise MissingFileError(f"no {name} or {name}.gz in {str(folder)!r}")

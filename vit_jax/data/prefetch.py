@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
+from vit_jax.errors import UserError
+
 _END = object()
 
 
@@ -75,10 +77,10 @@ def prefetch_to_device(
       processes, in the order of the processes.
 
     Raises:
-      ValueError: `size` is less than 1.
+      UserError: `size` is less than 1.
     """
     if size < 1:
-        raise ValueError(f"size is {size}: expected at least 1 batch")
+        raise UserError(f"size is {size}: expected at least 1 batch")
     return DeviceIterator(iterator, sharding, size)
 
 

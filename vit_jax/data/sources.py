@@ -16,6 +16,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from vit_jax.errors import UserError
 from vit_jax.naming import unknown
 
 
@@ -73,15 +74,15 @@ def open_source(spec: str, split: str, data_dir: str | None = None) -> Source:
       The split as a `Source`.
 
     Raises:
-      ValueError: the source or the split is unknown (the message lists what there is), or holds no
+      UserError: the source or the split is unknown (the message lists what there is), or holds no
         labelled images.
-      FileNotFoundError: the folder does not exist or is empty, or the TFDS data set is not
+      MissingFileError: the folder does not exist or is empty, or the TFDS data set is not
         prepared (the message has the command that prepares it).
     """
     scheme, _, rest = spec.partition(":")
     expected = "expected 'digits', 'tfds:NAME', 'folder:PATH' or 'idx:PATH'"
     if scheme not in SCHEMES:
-        raise ValueError(f"data source {spec!r}: {unknown('kind', scheme, SCHEMES)} ({expected})")
+        raise UserError(f"data source {spec!r}: {unknown('kind', scheme, SCHEMES)} ({expected})")
     if (scheme == "digits") == bool(rest):
-        raise ValueError(f"data source {spec!r}: {expected}")
+        raise UserError(f"data source {spec!r}: {expected}")
     return importlib.import_module(SCHEMES[scheme]).open_source(rest, split, data_dir)

@@ -10,6 +10,7 @@ import difflib
 import tensorflow_datasets as tfds
 
 from vit_jax.data.sources import Example, Source
+from vit_jax.errors import MissingFileError, UserError
 
 
 class TfdsSource(Source):
@@ -23,7 +24,7 @@ class TfdsSource(Source):
           split: a name or a TFDS slice, such as "train" or "train[:90%]".
 
         Raises:
-          ValueError: there is no such split, or not exactly one image and one label.
+          UserError: there is no such split, or not exactly one image and one label.
         """
         _check_split(builder, split)
         self._image, self._label = image_and_label(builder.info)
@@ -37,7 +38,7 @@ class TfdsSource(Source):
         )
         self._name = f"{builder.info.full_name} split {split}"
         if not len(self._records):
-            raise ValueError(f"{self._name} is empty")
+            raise UserError(f"{self._name} is empty")
         self.class_names = tuple(self._features[self._label].names)
         self.fingerprint = f"tfds:{builder.info.full_name}:{split}:{len(self._records)}"
 
@@ -65,25 +66,25 @@ def open_source(name: str, split: str, data_dir: str | None = None) -> TfdsSourc
       data_dir: where prepared data sets are; None is the TFDS default.
 
     Raises:
-      ValueError: no such data set, configuration, version or split, or it is not for
+      UserError: no such data set, configuration, version or split, or it is not for
         classification.
-      FileNotFoundError: it is not prepared as ArrayRecord; the message has the command.
+      MissingFileError: it is not prepared as ArrayRecord; the message has the command.
     """
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         near = difflib.get_close_matches(name, _catalogue(), n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see tfds.list_builders"
-        raise ValueError(f"TFDS has no data set {name!r}: {hint}") from error
+        raise UserError(f"TFDS has no data set {name!r}: {hint}") from error
     except (AssertionError, ValueError) as error:  # configuration or version, said by TFDS
-        raise ValueError(f"TFDS cannot open {name!r}: {error}") from error
+        raise UserError(f"TFDS cannot open {name!r}: {error}") from error
     if not builder.is_prepared() or not _has_array_record(builder):
-        raise FileNotFoundError(_how_to_prepare(builder, name, data_dir))
+        raise MissingFileError(_how_to_prepare(builder, name, data_dir))
     return TfdsSource(builder, split)
 
 
 def image_and_label(info: tfds.core.DatasetInfo) -> tuple[str, str]:
-    """Returns the keys of the image and of the class label; ValueError where they are not clear."""
+    """Returns the keys of the image and of the class label; UserError where they are not clear."""
     features = info.features
     images = [key for key in features if isinstance(features[key], tfds.features.Image)]
     labels = [key for key in features if isinstance(features[key], tfds.features.ClassLabel)]
@@ -92,7 +93,7 @@ def image_and_label(info: tfds.core.DatasetInfo) -> tuple[str, str]:
     image, label = (info.supervised_keys or (None, None))[:2]
     if image in images and label in labels:
         return image, label
-    raise ValueError(
+    raise UserError(
         f"{info.full_name} is not for image classification: expected one Image and one ClassLabel, "
         f"it has {dict(features.items())}"
     )
@@ -106,7 +107,7 @@ def _check_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
     there_is = list(builder.info.splits)
     for part in split.split("+"):
         if part.split("[")[0].strip() not in there_is:
-            raise ValueError(
+            raise UserError(
                 f"{builder.info.full_name} has no split {part!r}: it has {', '.join(there_is)}"
             )
 

@@ -32,6 +32,7 @@ import numpy as np
 from PIL import Image
 
 from vit_jax.data.decode import DecodeError, EncodedImage, convert, mode_of, to_array, to_image
+from vit_jax.errors import UserError
 from vit_jax.naming import unknown
 
 # Operations take and give whichever of these costs least; the helpers below convert.
@@ -96,7 +97,7 @@ class Transform:
 
         Raises:
           DecodeError: the file cannot be decoded.
-          ValueError: the operations do not end at the target's size, or do not suit the picture.
+          UserError: the operations do not end at the target's size, or do not suit the picture.
         """
         try:
             picture = self._open(image, name)
@@ -106,9 +107,9 @@ class Transform:
         except DecodeError:
             raise
         except ValueError as error:
-            raise ValueError(f"transform {self.spec!r} of {name}: {error}") from error
+            raise UserError(f"transform {self.spec!r} of {name}: {error}") from error
         if array.shape[:2] != self.target.size:
-            raise ValueError(
+            raise UserError(
                 f"transform {self.spec!r} made {name} {_by(array.shape)}, expected "
                 f"{_by(self.target.size)}: end it with resize, inception_crop or "
                 "resize_small|center_crop"
@@ -128,7 +129,7 @@ class Transform:
         if isinstance(image, bytes):
             return EncodedImage(image, self.target.channels, name)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4):
-            raise ValueError(
+            raise UserError(
                 f"it is {image.dtype}{list(image.shape)}, expected encoded bytes or "
                 "uint8[height, width, 1, 3 or 4]"
             )
@@ -155,15 +156,15 @@ def build_transform(
       A `Transform`: `transform(image, rng) -> uint8 (height, width, channels)`.
 
     Raises:
-      ValueError: the spec does not parse, names an unknown operation or argument, or an argument
+      UserError: the spec does not parse, names an unknown operation or argument, or an argument
         is out of range.
     """
     mode_of(channels)  # raises for a number of channels that pictures do not have
     if interpolation not in INTERPOLATIONS:
-        raise ValueError(unknown("interpolation", str(interpolation), INTERPOLATIONS))
+        raise UserError(unknown("interpolation", str(interpolation), INTERPOLATIONS))
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
-        raise ValueError(f"size is {_by((height, width))}: expected at least 1x1")
+        raise UserError(f"size is {_by((height, width))}: expected at least 1x1")
     target = Target((height, width), channels, INTERPOLATIONS[interpolation])
     return Transform(spec, target, tuple(_parse(spec)))
 
@@ -173,7 +174,7 @@ def _parse(spec: str) -> list[Callable[..., Picture]]:
     try:
         node = ast.parse(spec.strip(), mode="eval").body
     except SyntaxError as error:
-        raise ValueError(
+        raise UserError(
             f"transform {spec!r} does not parse: {error.msg}; expected operations joined by '|', "
             "such as 'resize_small(crop_pct=0.875) | center_crop'"
         ) from error
@@ -187,13 +188,13 @@ def _parse(spec: str) -> list[Callable[..., Picture]]:
 def _parse_operation(node: ast.expr, spec: str) -> Callable[..., Picture]:
     name_node = node.func if isinstance(node, ast.Call) else node
     if not isinstance(name_node, ast.Name):
-        raise ValueError(
+        raise UserError(
             f"transform {spec!r}: {ast.unparse(node)!r} is not an operation such as 'flip' or "
             "'random_shift(1)'"
         )
     name = name_node.id
     if name not in OPERATIONS:
-        raise ValueError(f"transform {spec!r}: {unknown('operation', name, OPERATIONS)}")
+        raise UserError(f"transform {spec!r}: {unknown('operation', name, OPERATIONS)}")
     try:
         args = [ast.literal_eval(a) for a in getattr(node, "args", [])]
         options = {k.arg: ast.literal_eval(k.value) for k in getattr(node, "keywords", [])}
@@ -203,7 +204,7 @@ def _parse_operation(node: ast.expr, spec: str) -> Callable[..., Picture]:
         fields = ", ".join(
             str(p).split(":")[0] for p in inspect.signature(OPERATIONS[name]).parameters.values()
         )
-        raise ValueError(
+        raise UserError(
             f"transform {spec!r}: {ast.unparse(node)}: {error}; {name} takes ({fields})"
         ) from error
 
@@ -256,7 +257,7 @@ def _check_room(picture: Picture, target: Target, name: str) -> tuple[int, int]:
     height, width = size_of(picture)
     spare = height - target.size[0], width - target.size[1]
     if min(spare) < 0:
-        raise ValueError(
+        raise UserError(
             f"{name} of {_by(target.size)} from {height}x{width}: put resize_small, resize or "
             "resize_pad before it"
         )
@@ -270,14 +271,14 @@ def _is_number(value: float, low: float, high: float) -> bool:
 def _check_range(name: str, pair: tuple[float, float], low: float, high: float) -> None:
     is_pair = isinstance(pair, tuple | list) and len(pair) == 2
     if not is_pair or not all(_is_number(x, low, high) for x in pair) or pair[0] > pair[1]:
-        raise ValueError(f"{name} is {pair!r}: expected two numbers a <= b from {low} to {high}")
+        raise UserError(f"{name} is {pair!r}: expected two numbers a <= b from {low} to {high}")
 
 
 def _check_padding(mode: str, fill: int) -> None:
     if mode not in PAD_MODES:
-        raise ValueError(unknown("pad mode", str(mode), PAD_MODES))
+        raise UserError(unknown("pad mode", str(mode), PAD_MODES))
     if not isinstance(fill, int) or not 0 <= fill <= 255:
-        raise ValueError(f"fill is {fill!r}: expected a whole number from 0 to 255")
+        raise UserError(f"fill is {fill!r}: expected a whole number from 0 to 255")
 
 
 # Operations.
@@ -307,7 +308,7 @@ class InceptionCrop:
         _check_range("scale", self.scale, 1e-6, 1.0)
         _check_range("ratio", self.ratio, 1e-3, 1e3)
         if not isinstance(self.reduced, bool):
-            raise ValueError(f"reduced is {self.reduced!r}: expected True or False")
+            raise UserError(f"reduced is {self.reduced!r}: expected True or False")
 
     def __call__(self, picture: Picture, rng: np.random.Generator, target: Target) -> Picture:
         """Returns the window at the target's size."""
@@ -354,7 +355,7 @@ class RandomCrop:
     """A window of the target's size, each place equally likely."""
 
     def __call__(self, picture: Picture, rng: np.random.Generator, target: Target) -> Picture:
-        """Returns the window; ValueError where the picture is smaller than it."""
+        """Returns the window; UserError where the picture is smaller than it."""
         spare = _check_room(picture, target, "random_crop")
         y, x = rng.random(2)
         return crop(picture, int(y * (spare[0] + 1)), int(x * (spare[1] + 1)), target.size)
@@ -366,7 +367,7 @@ class CenterCrop:
     """The window of the target's size in the middle, where torchvision's CenterCrop has it."""
 
     def __call__(self, picture: Picture, rng: np.random.Generator, target: Target) -> Picture:
-        """Returns the window; ValueError where the picture is smaller than it."""
+        """Returns the window; UserError where the picture is smaller than it."""
         del rng
         spare = _check_room(picture, target, "center_crop")
         return crop(picture, round(spare[0] / 2), round(spare[1] / 2), target.size)
@@ -399,7 +400,7 @@ class ResizeSmall:
 
     def __post_init__(self):
         if not _is_number(self.crop_pct, 0.01, 1):
-            raise ValueError(f"crop_pct is {self.crop_pct!r}: expected a number from 0.01 to 1")
+            raise UserError(f"crop_pct is {self.crop_pct!r}: expected a number from 0.01 to 1")
 
     def __call__(self, picture: Picture, rng: np.random.Generator, target: Target) -> Picture:
         """Returns the resized picture."""
@@ -460,14 +461,14 @@ class RandomShift:
     def __post_init__(self):
         _check_padding(self.mode, self.fill)
         if not isinstance(self.k, int) or self.k < 0:
-            raise ValueError(f"k is {self.k!r}: expected a whole number of pixels, 0 or more")
+            raise UserError(f"k is {self.k!r}: expected a whole number of pixels, 0 or more")
 
     def __call__(self, picture: Picture, rng: np.random.Generator, target: Target) -> np.ndarray:
-        """Returns the shifted picture, of the same size; ValueError where k is too large for it."""
+        """Returns the shifted picture, of the same size; UserError where k is too large for it."""
         del target
         array = as_array(picture)
         if self.k >= min(array.shape[:2]):
-            raise ValueError(f"random_shift by up to {self.k} pixels of {_by(array.shape)}")
+            raise UserError(f"random_shift by up to {self.k} pixels of {_by(array.shape)}")
         y, x = (int(u * (2 * self.k + 1)) - self.k for u in rng.random(2))
         if self.mode != "constant":
             rows, columns = (_moved(n, by, self.mode) for n, by in zip(array.shape, (y, x)))
@@ -501,7 +502,7 @@ class Flip:
 
     def __post_init__(self):
         if not _is_number(self.p, 0, 1):
-            raise ValueError(f"p is {self.p!r}: expected a probability")
+            raise UserError(f"p is {self.p!r}: expected a probability")
 
     def __call__(self, picture: Picture, rng: np.random.Generator, target: Target) -> Picture:
         """Returns the picture or its mirror image."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from vit_jax.errors import UserError
 from vit_jax.models.layers.resample import resample_grid, resample_patch_embed, resample_pos_embed
 from vit_jax.models.vit import VisionTransformer, pair
 
@@ -25,11 +26,11 @@ def resample_params(
         Parameters that fit `new`, where the two differ in `img_size` and `patch_size` alone.
 
     Raises:
-        ValueError: the tokens in front or the kind of position embedding differ.
+        UserError: the tokens in front or the kind of position embedding differ.
     """
     for field in ("pos_embed", "num_prefix_tokens", "no_embed_class", "resnet_layers"):
         if getattr(old, field) != getattr(new, field):
-            raise ValueError(
+            raise UserError(
                 f"cannot resample: {field} is {getattr(old, field)!r} in the old module and "
                 f"{getattr(new, field)!r} in the new; they may differ in img_size and patch_size"
             )

@@ -16,6 +16,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from vit_jax.errors import UserError
+
 ClassReduction = Literal["mean", "sum"]
 
 
@@ -35,10 +37,10 @@ def targets(labels: jax.Array, logits: jax.Array, label_smoothing: float = 0.0) 
       (b, classes); NaN in the rows of integer labels outside [0, classes).
 
     Raises:
-      ValueError: labels that are neither of the two forms, or s outside [0, 1).
+      UserError: labels that are neither of the two forms, or s outside [0, 1).
     """
     if not 0.0 <= label_smoothing < 1.0:
-        raise ValueError(f"label_smoothing is {label_smoothing}; expected 0 <= s < 1")
+        raise UserError(f"label_smoothing is {label_smoothing}; expected 0 <= s < 1")
     num_classes = logits.shape[-1]
     integer = jnp.issubdtype(labels.dtype, jnp.integer)
     if integer and labels.shape == logits.shape[:-1]:
@@ -48,7 +50,7 @@ def targets(labels: jax.Array, logits: jax.Array, label_smoothing: float = 0.0) 
     elif not integer and labels.shape == logits.shape:
         result = labels.astype(logits.dtype)
     else:
-        raise ValueError(
+        raise UserError(
             f"labels of shape {labels.shape} and dtype {labels.dtype} do not fit logits of shape "
             f"{logits.shape}: give integers {logits.shape[:-1]} or floats {logits.shape}"
         )
@@ -98,10 +100,10 @@ def sigmoid_cross_entropy(
       (b,) losses in nats.
 
     Raises:
-      ValueError: any other `class_reduction`.
+      UserError: any other `class_reduction`.
     """
     if class_reduction not in ("mean", "sum"):
-        raise ValueError(f"class_reduction is {class_reduction!r}; expected 'mean' or 'sum'")
+        raise UserError(f"class_reduction is {class_reduction!r}; expected 'mean' or 'sum'")
     logits = _at_least_float32(logits)
     target = targets(labels, logits, label_smoothing)
     losses = _weighted(target, jax.nn.softplus(-logits))
@@ -123,7 +125,7 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
       k: how many guesses count, at least 1.
     """
     if k < 1:
-        raise ValueError(f"k is {k}; expected at least 1")
+        raise UserError(f"k is {k}; expected at least 1")
     index = labels if labels.ndim == logits.ndim - 1 else labels.argmax(-1)
     index = index[:, None]
     own = jnp.take_along_axis(logits, index, axis=-1)

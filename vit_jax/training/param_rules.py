@@ -18,6 +18,8 @@ from typing import Any
 
 import jax
 
+from vit_jax.errors import UserError
+
 # Components of a path that make everything below a classifier head.
 _HEADS = ("head", "head_dist")
 # Kernels (inputs, parts, outputs ...) that hold several matrices side by side, axis 1 counts them:
@@ -73,7 +75,7 @@ def rules(params: Any) -> Any:
       params: nested dicts of arrays or `jax.ShapeDtypeStruct`s.
 
     Raises:
-      ValueError: layers of unequal number in one stack.
+      UserError: layers of unequal number in one stack.
     """
     tree = jax.tree_util.tree_map_with_path(lambda path, x: _rule(_names(path), x.shape), params)
     _check_stacks(jax.tree.leaves(tree))
@@ -84,7 +86,7 @@ def muon_matrix(rule: Rule) -> Matrix | None:
     """Returns the axes that Muon orthogonalises; None for a parameter that is left to its Adam.
 
     Raises:
-      ValueError: a kernel of three or more axes in a layer whose name is not known.
+      UserError: a kernel of three or more axes in a layer whose name is not known.
     """
     if rule.path[-1] != "kernel" or set(rule.path) & set(_HEADS):
         return None
@@ -99,7 +101,7 @@ def muon_matrix(rule: Rule) -> Matrix | None:
     # Convolutions are (height, width, channels in, channels out), as in all of Flax.
     if (layer in _FROM_HEADS and len(axes) == 3) or len(axes) == 4:
         return Matrix(axes[:-1], axes[-1:])
-    raise ValueError(
+    raise UserError(
         f"no rule says which axes of {'/'.join(rule.path)} {rule.shape} are inputs and which are "
         "outputs; add its layer's name to vit_jax/training/param_rules.py"
     )
@@ -132,7 +134,7 @@ def _is_stack(name: str) -> bool:
 
 
 def _check_stacks(leaves: Iterable[Rule]) -> None:
-    """Raises ValueError where arrays of one stack differ in their number of layers."""
+    """Raises UserError where arrays of one stack differ in their number of layers."""
     seen: dict[tuple[str, ...], Rule] = {}
     for rule in leaves:
         if not rule.stacked:
@@ -140,7 +142,7 @@ def _check_stacks(leaves: Iterable[Rule]) -> None:
         depth = next(i for i, name in enumerate(rule.path) if _is_stack(name))
         first = seen.setdefault(rule.path[: depth + 1], rule)
         if not rule.shape or rule.shape[0] != first.shape[0]:
-            raise ValueError(
+            raise UserError(
                 f"{'/'.join(rule.path)} has shape {rule.shape} and {'/'.join(first.path)} "
                 f"{first.shape}: arrays below {rule.path[depth]!r} share a leading layers axis"
             )

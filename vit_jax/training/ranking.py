@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from vit_jax import naming
+from vit_jax.errors import UserError
 
 
 class Ranking:
@@ -18,10 +19,10 @@ class Ranking:
           keep: how many steps count as the best.
 
         Raises:
-          ValueError: another mode.
+          UserError: another mode.
         """
         if mode not in ("max", "min"):
-            raise ValueError(f"checkpoint.best_mode is {mode!r}; expected 'max' or 'min'")
+            raise UserError(f"checkpoint.best_mode is {mode!r}; expected 'max' or 'min'")
         self._metric, self._keep = metric, keep
         self._sign = -1.0 if mode == "max" else 1.0
         self._cost: dict[int, float] = {}  # by step; less is better
@@ -45,7 +46,7 @@ class Ranking:
         """Returns whether a new step with these metrics would be among the best.
 
         Raises:
-          ValueError: the metric to rank by is not among them.
+          UserError: the metric to rank by is not among them.
         """
         if not self._keep:
             return False

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 
 from vit_jax import data
 from vit_jax.data.decode import decode
+from vit_jax.errors import UserError
 
 
 def pictures_and_labels(source):
@@ -68,3 +69,9 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch):
 def test_unknown_split(tmp_path):
     with pytest.raises(ValueError, match="no split 'validation': it has train, test"):
         data.open_source("digits", "validation", str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be prepared: .*; set data.data_dir .* to a fol"):
+        data.open_source("digits", "train", str(tmp_path / "file"))

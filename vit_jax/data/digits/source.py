@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from vit_jax.data.digits.builder import SklearnDigits
 from vit_jax.data.tfds_source import TfdsSource
+from vit_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
 
@@ -26,8 +27,8 @@ def open_source(rest: str, split: str, data_dir: str | None = None) -> TfdsSourc
       data_dir: a local folder; None is the TFDS default.
 
     Raises:
-      ValueError: there is no such split.
-      OSError: the folder cannot be written.
+      UserError: there is no such split.
+      UserError: they cannot be prepared there.
     """
     del rest
     root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
@@ -50,15 +51,24 @@ def _prepare(root: Path) -> None:
     Any number of processes may do so at once: the first to finish wins, the content is the same.
     """
     place = _place(root)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=".preparing-", dir=place.parent))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=".preparing-", dir=place.parent))
+    except OSError as error:
+        raise UserError(
+            f"the digits data set cannot be prepared: {error}; set data.data_dir (or the "
+            "environment variable TFDS_DATA_DIR) to a folder that can be written"
+        ) from error
     try:
         with _quietly():
             _builder(beside).download_and_prepare()
         with contextlib.suppress(OSError):  # another process was first, or the check below fails
             os.rename(_place(beside), place)
         if not place.is_dir():
-            raise OSError(f"could not move the prepared digits data set to {str(place)!r}")
+            raise UserError(
+                f"could not move the prepared digits data set to {str(place)!r}; move away what is "
+                "there"
+            )
         _log.info("prepared the digits data set in %s", place)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

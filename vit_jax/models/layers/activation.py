@@ -8,6 +8,8 @@ from collections.abc import Callable
 import jax
 from flax import linen as nn
 
+from vit_jax.errors import UserError
+
 
 def quick_gelu(x: jax.Array) -> jax.Array:
     """`x * sigmoid(1.702 x)`: the approximation that OpenAI's CLIP was trained with."""
@@ -27,8 +29,8 @@ def get_activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """Returns the elementwise function `name`.
 
     Raises:
-        ValueError: the name is not in `ACTIVATIONS`.
+        UserError: the name is not in `ACTIVATIONS`.
     """
     if name not in ACTIVATIONS:
-        raise ValueError(f"act_layer={name!r} is unknown; choose one of {tuple(ACTIVATIONS)}")
+        raise UserError(f"act_layer={name!r} is unknown; choose one of {tuple(ACTIVATIONS)}")
     return ACTIVATIONS[name]

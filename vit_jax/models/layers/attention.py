@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vit_jax.errors import UserError
 from vit_jax.models.layers.drop import Key, dropout, split
 from vit_jax.models.layers.linear import Linear, named
 from vit_jax.models.layers.norm import make_norm
@@ -69,18 +70,18 @@ def attend(
         The mixed values `(b, n, h, hd)`, and the weights `(b, h, n, m)` (before dropout) or None.
 
     Raises:
-        ValueError: the backend is unknown, does not run on this platform or dtype, or cannot give
+        UserError: the backend is unknown, does not run on this platform or dtype, or cannot give
             or drop the weights.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"attn_backend={backend!r} is unknown; choose one of {BACKENDS}")
+        raise UserError(f"attn_backend={backend!r} is unknown; choose one of {BACKENDS}")
     needs_weights = return_weights or (drop > 0.0 and drop_key is not None)
     if backend == "auto":
         backend = pick_backend(jax.default_backend(), query, needs_weights)
     if backend == "xla":
         return _xla(query, key, value, drop, drop_key, return_weights)
     if needs_weights:
-        raise ValueError(
+        raise UserError(
             f"attn_backend={backend!r} never forms the attention weights, so it can neither return "
             "nor drop them: use 'xla' or 'auto', or attn_drop_rate=0"
         )
@@ -105,7 +106,7 @@ def _xla(
 
 def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     if jax.default_backend() != "gpu" or query.dtype.itemsize != 2:
-        raise ValueError(
+        raise UserError(
             "attn_backend='cudnn' needs a GPU and float16 or bfloat16 computation, this is "
             f"{jax.default_backend()!r} with {query.dtype}: use 'auto' or 'xla'"
         )

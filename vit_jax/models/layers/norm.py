@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vit_jax.errors import UserError
 from vit_jax.models.layers.linear import named
 
 NORMS = ("layernorm", "layernorm_nobias", "rmsnorm")
@@ -31,7 +32,7 @@ def make_norm(
         name: name of the submodule.
 
     Raises:
-        ValueError: `kind` is not one of `NORMS`.
+        UserError: `kind` is not one of `NORMS`.
     """
     common = dict(
         epsilon=epsilon,
@@ -46,4 +47,4 @@ def make_norm(
     if kind in ("layernorm", "layernorm_nobias"):
         bias_init = named(nn.initializers.zeros, axis)
         return nn.LayerNorm(use_bias=kind == "layernorm", bias_init=bias_init, **common)
-    raise ValueError(f"norm_layer={kind!r} is unknown; choose one of {NORMS}")
+    raise UserError(f"norm_layer={kind!r} is unknown; choose one of {NORMS}")

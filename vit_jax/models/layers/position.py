@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from vit_jax.errors import UserError
 from vit_jax.models.layers.linear import named
 from vit_jax.models.layers.resample import resample_grid, resample_pos_embed
 
@@ -26,10 +27,10 @@ def sincos(positions: np.ndarray, dim: int, temperature: float = 10_000.0) -> np
     """`[sin(p w), cos(p w)]`, `w_j = temperature^(-2j/dim)`: `(n,)` to `(n, dim)` float64.
 
     Raises:
-        ValueError: `dim` is odd.
+        UserError: `dim` is odd.
     """
     if dim % 2:
-        raise ValueError(f"a sin-cos embedding needs an even width, got {dim}")
+        raise UserError(f"a sin-cos embedding needs an even width, got {dim}")
     angles = positions[:, None] * temperature ** (-np.arange(dim // 2) / (dim / 2))
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
@@ -38,12 +39,12 @@ def sincos_table(kind: str, grid: tuple[int, int], dim: int) -> np.ndarray:
     """The fixed table of `grid`, `(h * w, dim)` float64: "sincos_1d" or "sincos_2d".
 
     Raises:
-        ValueError: `dim` is no multiple of 4 (2-D) or 2 (1-D).
+        UserError: `dim` is no multiple of 4 (2-D) or 2 (1-D).
     """
     if kind == "sincos_1d":
         return sincos(np.arange(grid[0] * grid[1], dtype=np.float64), dim)
     if dim % 4:
-        raise ValueError(f"a 2-D sin-cos embedding needs a width divisible by 4, got {dim}")
+        raise UserError(f"a 2-D sin-cos embedding needs a width divisible by 4, got {dim}")
     rows, columns = np.meshgrid(*(np.arange(s, dtype=np.float64) for s in grid), indexing="ij")
     halves = [sincos(axis.ravel(), dim // 2) for axis in (columns, rows)]
     return np.concatenate(halves, axis=1)
@@ -76,7 +77,7 @@ class PositionEmbed(nn.Module):
             self.row = self.param("row", init, (rows, 1, self.dim), self.param_dtype)
             self.column = self.param("column", init, (1, columns, self.dim), self.param_dtype)
         elif self.kind not in ("sincos_1d", "sincos_2d"):
-            raise ValueError(f"pos_embed={self.kind!r} is unknown; choose one of {POS_EMBEDS}")
+            raise UserError(f"pos_embed={self.kind!r} is unknown; choose one of {POS_EMBEDS}")
 
     def __call__(self, grid: tuple[int, int]) -> jax.Array:
         """Rows for `grid`, `(1, num_prefix_tokens + h * w, dim)`; learned tables are resampled."""

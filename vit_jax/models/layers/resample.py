@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax.errors import UserError
+
 
 def resample_grid(table: jax.Array, new_grid: tuple[int, int]) -> jax.Array:
     """Bicubic resize with antialias of a table `(h, w, d)` to `(new_h, new_w, d)`.
@@ -36,11 +38,11 @@ def resample_pos_embed(
         `(1, num_prefix_tokens + new_h * new_w, d)`, dtype unchanged.
 
     Raises:
-        ValueError: the table's length is not that of `old_grid` and its prefix.
+        UserError: the table's length is not that of `old_grid` and its prefix.
     """
     expected = num_prefix_tokens + old_grid[0] * old_grid[1]
     if pos_embed.shape[1] != expected:
-        raise ValueError(
+        raise UserError(
             f"a position table for a {old_grid} grid and {num_prefix_tokens} tokens in front has "
             f"{expected} rows, this one has {pos_embed.shape[1]}: check old_grid and "
             "num_prefix_tokens"

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax.errors import UserError
+
 # Kinds, with the base of their frequencies in the papers.
 ROPES = {"axial": 10_000.0, "dinov3": 100.0}
 
@@ -27,12 +29,12 @@ def rope_angles(
     `temperature` is the base of the frequencies, None the paper's (`ROPES`).
 
     Raises:
-        ValueError: unknown kind, or `head_dim` is no multiple of 4.
+        UserError: unknown kind, or `head_dim` is no multiple of 4.
     """
     if kind not in ROPES:
-        raise ValueError(f"rope={kind!r} is unknown; choose one of {tuple(ROPES)} or None")
+        raise UserError(f"rope={kind!r} is unknown; choose one of {tuple(ROPES)} or None")
     if head_dim % 4:
-        raise ValueError(f"rotary embedding needs a head_dim divisible by 4, got {head_dim}")
+        raise UserError(f"rotary embedding needs a head_dim divisible by 4, got {head_dim}")
     exponents = np.arange(head_dim // 4) / (head_dim // 4)
     frequencies = (ROPES[kind] if temperature is None else temperature) ** -exponents
     axes = [np.arange(size, dtype=np.float64) for size in grid]
