@@ -1,8 +1,10 @@
 import pytest
 from ml_collections import ConfigDict
 
+from vit_jax.errors import UserError
 from vit_jax.training import overrides
 from vit_jax.training.config import OPEN_SECTIONS, base_config, from_json, load_config, to_json
+from vit_jax.training.resolve import check
 
 
 def with_overrides(*texts):
@@ -30,6 +32,12 @@ def recipe(tmp_path):
         ("optim.lr=1e-4", "optim", "lr", 1e-4),
         ("optim.lr=1", "optim", "lr", 1.0),  # an int where a float belongs
         ("optim.clip_norm=1", "optim", "clip_norm", 1),  # None accepts anything
+        ("accumulate_steps=1.5", None, "accumulate_steps", 1.5),  # for `resolve.check` to refuse
+        ("model.img_size=[8, 16]", "model", "img_size", [8, 16]),
+        ("data.mean={[]: 1}", "data", "mean", "{[]: 1}"),  # no literal
+        ("data.mean={'a.b': 1}", "data", "mean", "{'a.b': 1}"),  # a dict is no value
+        ("data.mean=" + 5000 * "-" + "1", "data", "mean", 5000 * "-" + "1"),
+        ("sharding_rules.new=data", "sharding_rules", "new", "data"),
         ("data.source=folder:/a=b", "data", "source", "folder:/a=b"),
         ("data.source=123", "data", "source", "123"),  # text that looks like a number
         ("data.cache=True", "data", "cache", True),
@@ -42,7 +50,8 @@ def recipe(tmp_path):
     ],
 )
 def test_override(text, section, key, value):
-    found = with_overrides(text)[section][key]
+    config = with_overrides(text)
+    found = (config[section] if section else config)[key]
     assert found == value
     assert type(found) is type(value)
 
@@ -55,7 +64,6 @@ def test_override(text, section, key, value):
         ("optim.adamw.b3=1", "did you mean 'optim.adamw.b2' or 'optim.adamw.b1'"),
         ("total_epoch=1", "did you mean 'total_epochs'"),
         ("model.a.b=1", "unknown configuration key 'model.a.b'"),
-        ("seed=1.5", "seed = '1.5' is float, expected int (as 0)"),
         ("seed=True", "seed = 'True' is bool, expected int"),
         ("optim.lr=fast", "optim.lr = 'fast' is str, expected float"),
         ("data.cache=1", "data.cache = '1' is int, expected bool"),
@@ -64,9 +72,25 @@ def test_override(text, section, key, value):
     ],
 )
 def test_wrong_override(text, message):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         with_overrides(text)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "line, override, key, value",
+    [
+        ("config.total_epochs = 12", "total_epochs=0.5", "total_epochs", 0.5),
+        ("config.optim.clip_norm = 1", "optim.clip_norm=0.3", "optim.clip_norm", 0.3),
+        ("config.model.img_size = 8", "model.img_size=(8, 16)", "model.img_size", (8, 16)),
+        ("config.model.mlp_ratio = 2.0", "model.mlp_ratio=3", "model.mlp_ratio", 3.0),
+    ],
+)
+def test_a_value_of_another_type_that_the_key_may_have(recipe, line, override, key, value):
+    config = load_config(recipe(line), [override])
+    found = overrides.value_of(config, key)
+    assert found == value and type(found) is type(value)
+    check(config)
 
 
 def test_recipe(recipe):
@@ -102,6 +126,20 @@ def test_json_round_trip():
     assert again == config
     assert again.is_locked and not again.model.is_locked
     hash(again.model.img_size)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"seed": 0, "model"', "not the JSON of a configuration: Expecting"),
+        ("[]", "it has no section 'model'"),
+        ('{"model": 3}', "it has no section 'model'"),
+        ('{"model": {}, "objective": {"a.b": 1}, "sharding_rules": {}}', "dots in field names"),
+    ],
+)
+def test_json_that_is_no_configuration(text, message):
+    with pytest.raises(UserError, match=message):
+        from_json(text)
 
 
 def test_json_says_what_it_cannot_hold():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vit_jax.errors import UserError
 from vit_jax.training.schedules import SCHEDULE_DEFAULTS, duration, make_schedule
 
 PEAK, TOTAL = 0.3, 1000
@@ -105,21 +106,42 @@ def test_a_triangle_has_no_body():
 @pytest.mark.parametrize(
     ("message", "config"),
     [
-        ("do not fit into a run of 1000", dict(warmup_steps=600, cooldown_steps=401)),
-        ("leave no step for the cosine", dict(warmup_steps=600, cooldown_steps=400)),
-        ("are both given", dict(warmup_steps=10, warmup_epochs=1)),
-        ("cooldown lasts -1 steps", dict(cooldown_steps=-1)),
-        ("cooldown lasts 1.5 steps", dict(cooldown_steps=1.5)),
+        (
+            "run of 1000 steps is too short for schedule.warmup_steps=600 and "
+            "schedule.cooldown_steps=401; make",
+            dict(warmup_steps=600, cooldown_steps=401),
+        ),
+        (
+            r"short for schedule.warmup_epochs=6.5 \(650 steps\) and "
+            r"schedule.cooldown_epochs=4 \(400 steps\); make",
+            dict(warmup_epochs=6.5, cooldown_epochs=4),
+        ),
+        (
+            "too short for schedule.warmup_steps=1000 and then a cosine schedule",
+            dict(warmup_steps=1000),
+        ),
+        (
+            "^schedule.warmup_steps=10 and schedule.warmup_epochs=1 are both given",
+            dict(warmup_steps=10, warmup_epochs=1),
+        ),
+        ("^schedule.cooldown_steps is -1; expected a whole number", dict(cooldown_steps=-1)),
+        ("^schedule.cooldown_steps is 1.5; expected a whole number", dict(cooldown_steps=1.5)),
+        ("^schedule.cooldown_epochs is -0.5; expected a number, 0 or", dict(cooldown_epochs=-0.5)),
+        ("^schedule.warmup_epochs is 'abc'; expected a number", dict(warmup_epochs="abc")),
+        ("^schedule.warmup_steps is True; expected a whole number", dict(warmup_steps=True)),
         ("did you mean 'cosine'", dict(name="cosin")),
         ("did you mean 'warmup_steps'", dict(warm_steps=3)),
-        ("final_lr is 2", dict(final_lr=2)),
-        ("initial_lr needs a warm-up", dict(initial_lr=0.1)),
-        ("final_lr needs a cool-down", dict(name="constant", final_lr=0.1)),
-        ("timescale is 0", dict(name="rsqrt", timescale=0)),
+        ("schedule.final_lr is 2; expected a fraction of the peak", dict(final_lr=2)),
+        ("schedule.initial_lr=0.1 needs a warm-up", dict(initial_lr=0.1)),
+        (
+            "schedule.final_lr=0.1 needs a cool-down with schedule 'constant'",
+            dict(name="constant", final_lr=0.1),
+        ),
+        ("schedule.timescale is 0; expected a number above 0", dict(name="rsqrt", timescale=0)),
     ],
 )
 def test_impossible_settings_are_refused(message, config):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         schedule(**config)
 
 
@@ -128,5 +150,9 @@ def test_duration():
     assert duration("eval", 0, None, 10) == 0
     assert duration("eval", 7, None, 10) == 7
     assert duration("eval", None, 0.25, 10.4) == 3  # 2.6 steps
-    with pytest.raises(ValueError, match="eval_steps=1 and eval_epochs=2"):
+    with pytest.raises(UserError, match="eval_steps=1 and eval_epochs=2"):
         duration("eval", 1, 2, 10)
+    with pytest.raises(UserError, match=r"^eval_epochs is 0\.04, which is 0 steps, 10 an epoch"):
+        duration("eval", None, 0.04, 10, least=1)
+    with pytest.raises(UserError, match=r"^eval_steps is 0; expected a whole number, 1 or more"):
+        duration("eval", 0, None, 10, least=1)

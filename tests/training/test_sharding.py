@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tests.training import tiny
+from vit_jax.errors import UserError
 from vit_jax.training import sharding
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.optim import OPTIMIZER_DEFAULTS
@@ -36,10 +38,14 @@ def test_mesh_sizes():
     assert mesh(1, 1, 1, devices=jax.devices()[:1]).size == 1
     with pytest.raises(ValueError, match=r"data=3 x fsdp=1 x tensor=1 .* the 8 devices"):
         mesh(3, 1, 1)
-    with pytest.raises(ValueError, match="at most one is -1"):
+    with pytest.raises(ValueError, match="data=-1 x fsdp=-1 x tensor=1: expected at most one -1"):
         mesh(-1, -1, 1)
     with pytest.raises(ValueError, match="data=-1 x fsdp=3"):
         mesh(-1, 3, 1)
+    for wrong in (0, -2, 1.0, -1.0, "2", True, None):
+        message = f"mesh.fsdp is {wrong!r}; expected a whole number, 1 or more, or -1"
+        with pytest.raises(UserError, match=message):
+            mesh(1, wrong, 1)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +65,12 @@ def test_partition(shape, names, expected):
 
 
 def test_wrong_rules_and_names():
-    with pytest.raises(ValueError, match=r"sharding_rules.mlp = 'model'"):
-        sharding.make_rules({"mlp": "model"})
-    with pytest.raises(ValueError, match="logical axis 'depth' has no rule"):
+    for wrong in ("model", 0, -1.5, {}, ("data", "data"), ["data", None], [["data"]]):
+        message = re.escape(f"sharding_rules.mlp is {wrong!r}; expected None, one of ('data', ")
+        with pytest.raises(UserError, match=message):
+            sharding.make_rules({"mlp": wrong})
+    assert sharding.make_rules({"mlp": "data", "embed": [], "qkv": None})["mlp"] == ("data",)
+    with pytest.raises(UserError, match="logical axis 'depth' of a parameter has no rule; set sh"):
         sharding.partition((4,), ("depth",), RULES, mesh())
     with pytest.raises(ValueError, match="do not fit an array of shape"):
         sharding.partition((4, 4), ("embed",), RULES, mesh())

@@ -7,6 +7,7 @@ from vit_jax.models.partitioning import PlainModule, logical_axes
 from vit_jax.models.registry import (
     Preprocessing,
     create_model,
+    field_ranges,
     list_models,
     model_spec,
     preprocessing,
@@ -20,6 +21,7 @@ __all__ = [
     "Preprocessing",
     "VisionTransformer",
     "create_model",
+    "field_ranges",
     "list_models",
     "logical_axes",
     "model_spec",

@@ -5,17 +5,37 @@ A layer names the axes of what it creates ("embed", "mlp", "heads", ...; `layers
 of the same structure, which the training code maps to the axes of a device mesh.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 from flax import linen as nn
 
+from vit_jax import ranges
+
 
 class PlainModule(nn.Module):
-    """A model whose `init` returns plain arrays: `{"params": {...}}`."""
+    """A model whose `init` returns plain arrays: `{"params": {...}}`.
+
+    Attributes:
+        RANGES: what fields may be whose annotation says too little, such as `int` for a count.
+    """
+
+    RANGES: ClassVar[Mapping[str, ranges.Range]] = {}
+
+    @classmethod
+    def field_ranges(cls) -> dict[str, ranges.Range]:
+        """What each hyper-parameter may be, by itself."""
+        fields = {**ranges.of_fields(cls), **cls.RANGES}
+        return {name: range for name, range in fields.items() if name not in ("parent", "name")}
 
     def check(self) -> None:
-        """Raises ValueError where hyper-parameters contradict each other; none do here."""
+        """Raises UserError for a hyper-parameter that is out of range.
+
+        A family adds to it what contradicts each other.
+        """
+        allowed = self.field_ranges()
+        ranges.check({name: getattr(self, name) for name in allowed}, allowed)
 
     @nn.nowrap
     def init_with_output(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:

@@ -4,9 +4,9 @@ import dataclasses
 import fnmatch
 from typing import Any
 
-from flax import linen as nn
-
-from vit_jax import naming
+from vit_jax import naming, ranges
+from vit_jax.errors import UserError
+from vit_jax.models.partitioning import PlainModule
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -33,7 +33,7 @@ class Preprocessing:
 class ModelSpec:
     """A name's module class, its hyper-parameters, and its preprocessing."""
 
-    module: type[nn.Module]
+    module: type[PlainModule]
     hyper_parameters: dict[str, Any]
     preprocessing: Preprocessing
 
@@ -43,17 +43,17 @@ _MODELS: dict[str, ModelSpec] = {}
 
 def register(
     name: str,
-    module: type[nn.Module],
+    module: type[PlainModule],
     preprocessing: Preprocessing = Preprocessing(),
     **hyper_parameters: Any,
 ) -> None:
     """Gives a model a name.
 
     Raises:
-        ValueError: the name is taken.
+        UserError: the name is taken.
     """
     if name in _MODELS:
-        raise ValueError(f"model {name!r} is registered twice")
+        raise UserError(f"model {name!r} is registered twice")
     _MODELS[name] = ModelSpec(module, hyper_parameters, preprocessing)
 
 
@@ -66,12 +66,10 @@ def model_spec(name: str) -> ModelSpec:
     """What a name stands for.
 
     Raises:
-        ValueError: no such model; names the nearest.
+        UserError: no such model; names the nearest.
     """
     if name not in _MODELS:
-        raise ValueError(
-            f"{naming.unknown('model', name, _MODELS)} vit_jax.list_models() lists all"
-        )
+        raise UserError(f"{naming.unknown('model', name, _MODELS)} vit_jax.list_models() lists all")
     return _MODELS[name]
 
 
@@ -79,12 +77,21 @@ def preprocessing(name: str) -> Preprocessing:
     """How images are prepared for the model `name`.
 
     Raises:
-        ValueError: no such model.
+        UserError: no such model.
     """
     return model_spec(name).preprocessing
 
 
-def create_model(name: str, **overrides: Any) -> nn.Module:
+def field_ranges(name: str) -> dict[str, ranges.Range]:
+    """What each hyper-parameter of the model `name` may be, by itself.
+
+    Raises:
+        UserError: no such model.
+    """
+    return model_spec(name).module.field_ranges()
+
+
+def create_model(name: str, **overrides: Any) -> PlainModule:
     """Builds a Flax module by name.
 
     Args:
@@ -96,12 +103,12 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
         The module; `module.init(key, images)` draws its parameters.
 
     Raises:
-        ValueError: unknown name or hyper-parameter (names the nearest), or values that
+        UserError: unknown name or hyper-parameter (names the nearest), or values that
             contradict each other.
     """
     spec = model_spec(name)
-    fields = [f.name for f in dataclasses.fields(spec.module) if f.name not in ("parent", "name")]
-    naming.check_known(f"hyper-parameter of {spec.module.__name__}", overrides, fields)
+    allowed = field_ranges(name)
+    naming.check_known(f"hyper-parameter of {spec.module.__name__}", overrides, allowed)
     module = spec.module(**{**spec.hyper_parameters, **overrides})
     module.check()
     return module

@@ -9,7 +9,6 @@ choice of hyper-parameters, listed by name at the end of this file under the nam
 """
 
 import dataclasses
-from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -17,12 +16,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from vit_jax import ranges
+from vit_jax.errors import UserError
 from vit_jax.models import registry
 from vit_jax.models.layers import resnet, rope
 from vit_jax.models.layers.activation import ACTIVATIONS
 from vit_jax.models.layers.attention import BACKENDS
 from vit_jax.models.layers.drop import Key, dropout, kept_patches, split
-from vit_jax.models.layers.encoder import CAPTURES, Encoder, remat_policy
+from vit_jax.models.layers.encoder import CAPTURES, REMATS, Encoder
 from vit_jax.models.layers.linear import Linear, named
 from vit_jax.models.layers.mlp import MLPS
 from vit_jax.models.layers.norm import NORMS, make_norm
@@ -54,29 +55,41 @@ class Intermediates:
 
 
 def check_capture(capture: tuple[str, ...]) -> None:
-    """Raises ValueError unless `capture` is a tuple of names of `Intermediates`."""
+    """Raises UserError unless `capture` is a tuple of names of `Intermediates`."""
     names = tuple(Intermediates.__dataclass_fields__)
     if isinstance(capture, str) or set(capture) - set(names):
-        raise ValueError(f"capture={capture!r}: expected a tuple of names out of {names}")
+        raise UserError(f"capture={capture!r}: expected a tuple of names out of {names}")
 
 
-# Fields that take one of a few names.
-CHOICES: dict[str, Collection[str | None]] = {
-    "global_pool": POOLS,
-    "mlp_layer": MLPS,
-    "act_layer": ACTIVATIONS,
-    "norm_layer": NORMS,
-    "pos_embed": POS_EMBEDS,
-    "rope": (None, *rope.ROPES),
-    "attn_backend": BACKENDS,
-}
-
-
-RATES = tuple(
+_RATES = tuple(
     f"{name}_rate"
     for name in ("drop", "pos_drop", "patch_drop", "proj_drop", "attn_drop", "drop_path")
 )
-COUNTS = ("in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "norm_eps")
+_SIZE = ranges.either(ranges.whole(1), ranges.several(ranges.whole(1), 2))
+
+# What fields may be where their annotation says too little.
+FIELD_RANGES: dict[str, ranges.Range] = {
+    "img_size": _SIZE,
+    "patch_size": _SIZE,
+    "num_classes": ranges.whole(0),
+    "reg_tokens": ranges.whole(0),
+    **dict.fromkeys(("in_chans", "embed_dim", "depth", "num_heads"), ranges.whole(1)),
+    **dict.fromkeys(("mlp_ratio", "norm_eps"), ranges.POSITIVE),
+    "global_pool": ranges.one_of(POOLS),
+    "mlp_layer": ranges.one_of(MLPS),
+    "act_layer": ranges.one_of(ACTIVATIONS),
+    "norm_layer": ranges.one_of(NORMS),
+    "pos_embed": ranges.one_of(POS_EMBEDS),
+    "rope": ranges.or_none(ranges.one_of(rope.ROPES)),
+    "rope_temperature": ranges.or_none(ranges.POSITIVE),
+    "representation_size": ranges.or_none(ranges.whole(1)),
+    "resnet_layers": ranges.or_none(ranges.several(ranges.whole(1))),
+    **dict.fromkeys(_RATES, ranges.RATE),
+    "remat": ranges.one_of(REMATS),
+    "attn_backend": ranges.one_of(BACKENDS),
+    "dtype": ranges.or_none(ranges.FLOAT_DTYPE),
+    "param_dtype": ranges.FLOAT_DTYPE,
+}
 
 
 def pair(size: Size) -> tuple[int, int]:
@@ -139,8 +152,10 @@ class VisionTransformer(PlainModule):
         param_dtype: dtype the parameters are drawn in.
 
     Raises:
-        ValueError: hyper-parameters contradict each other, or images do not fit `img_size`.
+        UserError: hyper-parameters contradict each other, or images do not fit `img_size`.
     """
+
+    RANGES = FIELD_RANGES
 
     img_size: Size = 224
     patch_size: Size = 16
@@ -217,75 +232,41 @@ class VisionTransformer(PlainModule):
         """Rows and columns of patches of an image (by default of `img_size`).
 
         Raises:
-            ValueError: a side is not divisible by the patch.
+            UserError: a side is not divisible by the patch.
         """
         size = pair(self.img_size if img_size is None else img_size)
         for side, stride, name in zip(size, self.stride, ("height", "width")):
             if side % stride or side == 0:
                 down, up = side // stride * stride, -(-side // stride) * stride
-                raise ValueError(
+                raise UserError(
                     f"image {name} {side} is not divisible by the patch ({stride} pixels): "
                     f"use {max(down, stride)} or {max(up, stride)}"
                 )
         return size[0] // self.stride[0], size[1] // self.stride[1]
 
     def check(self) -> None:
-        """Raises ValueError where hyper-parameters are out of range or contradict each other."""
-        self._check_values()
+        """Raises UserError where hyper-parameters are out of range or contradict each other."""
+        super().check()
         self.grid()
         if self.embed_dim % self.num_heads:
-            raise ValueError(
+            raise UserError(
                 f"embed_dim={self.embed_dim} is not divisible by num_heads={self.num_heads}"
             )
         if self.rope is not None and self.embed_dim // self.num_heads % 4:
-            raise ValueError(
+            raise UserError(
                 f"rope={self.rope!r} needs a head width divisible by 4, embed_dim={self.embed_dim} "
                 f"and num_heads={self.num_heads} give {self.embed_dim // self.num_heads}"
             )
         if self.pos_embed.startswith("sincos") and self.embed_dim % 4:
-            raise ValueError(
+            raise UserError(
                 f"pos_embed={self.pos_embed!r} needs embed_dim divisible by 4, got {self.embed_dim}"
             )
         if self.global_pool.startswith("token") and not self.class_token:
-            raise ValueError(f"global_pool={self.global_pool!r} needs class_token=True")
+            raise UserError(f"global_pool={self.global_pool!r} needs class_token=True")
         if self.dist_token and (self.global_pool != "token" or not self.num_classes):
-            raise ValueError("dist_token=True needs global_pool='token' and num_classes > 0")
+            raise UserError("dist_token=True needs global_pool='token' and num_classes > 0")
         if self.dist_token and self.representation_size is not None:
-            raise ValueError("dist_token=True has two heads and no pre-logits layer before them")
-
-    def _check_values(self) -> None:
-        """Raises ValueError where a single hyper-parameter is not what its field takes."""
-        for field, choices in CHOICES.items():
-            if getattr(self, field) not in choices:
-                raise ValueError(
-                    f"{field}={getattr(self, field)!r} is unknown; choose one of {tuple(choices)}"
-                )
-        for field in RATES:
-            if not 0 <= getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: expected 0 <= rate < 1")
-        for field in COUNTS:
-            if not getattr(self, field) > 0:
-                raise ValueError(f"{field}={getattr(self, field)}: expected a number above 0")
-        for field in ("num_classes", "reg_tokens"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field}={getattr(self, field)}: expected 0 or more")
-        for field in ("img_size", "patch_size"):
-            sides = getattr(self, field)
-            sides = (sides, sides) if isinstance(sides, int) else sides
-            if not isinstance(sides, Sequence) or len(sides) != 2 or min(sides) < 1:
-                raise ValueError(
-                    f"{field}={getattr(self, field)!r}: expected a whole number of pixels, or a "
-                    "pair (height, width)"
-                )
-        if self.remat != "none":
-            remat_policy(self.remat)
-        if self.dtype is not None:
-            try:
-                jnp.dtype(self.dtype)
-            except TypeError:
-                raise ValueError(
-                    f"dtype={self.dtype!r} is unknown; use 'bfloat16', 'float16', 'float32' or None"
-                ) from None
+            raise UserError("dist_token=True has two heads and no pre-logits layer before them")
 
     # The parts.
 
@@ -490,19 +471,19 @@ class VisionTransformer(PlainModule):
         return jnp.stack([self.head(pooled[:, 0]), self.head_dist(pooled[:, 1])], axis=1)
 
     def _drops(self) -> bool:
-        return any(getattr(self, rate) > 0 for rate in RATES)
+        return any(getattr(self, rate) > 0 for rate in _RATES)
 
     def _check_images(self, images: jax.Array) -> None:
         if images.ndim != 4 or images.shape[-1] != self.in_chans:
-            raise ValueError(
+            raise UserError(
                 f"expected images (batch, height, width, {self.in_chans}), got {images.shape}"
             )
         if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise ValueError(f"expected floating-point, normalised images, got {images.dtype}")
+            raise UserError(f"expected floating-point, normalised images, got {images.dtype}")
         size = images.shape[1:3]
         self.grid(size)
         if size != pair(self.img_size) and not self.dynamic_img_size:
-            raise ValueError(
+            raise UserError(
                 f"this model is built for images of {pair(self.img_size)}, got {size}: build it "
                 f"with img_size={size}, or with dynamic_img_size=True to resample positions"
             )

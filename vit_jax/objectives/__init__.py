@@ -9,7 +9,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from vit_jax import naming
+from vit_jax import naming, ranges
 from vit_jax.objectives.base import EvaluationContext, Objective
 from vit_jax.objectives.classification import Classification, build_classification
 
@@ -20,6 +20,7 @@ __all__ = [
     "Objective",
     "build_objective",
     "objective_defaults",
+    "option_ranges",
 ]
 
 # Name in config.objective.name -> builder(module, *, options with their defaults).
@@ -32,11 +33,24 @@ def objective_defaults(name: str) -> dict[str, Any]:
     """Returns the options that an objective takes, with their defaults.
 
     Raises:
-      ValueError: no objective of that name; the nearest ones are named.
+      UserError: no objective of that name; the nearest ones are named.
     """
+    return {option.name: option.default for option in _options(name)}
+
+
+def option_ranges(name: str) -> dict[str, ranges.Range]:
+    """Returns what the options of an objective may be, as far as their annotations say.
+
+    Raises:
+      UserError: no objective of that name; the nearest ones are named.
+    """
+    return {option.name: ranges.of_type(option.annotation) for option in _options(name)}
+
+
+def _options(name: str) -> list[inspect.Parameter]:
     naming.check_known("objective", [name], OBJECTIVES)
     parameters = inspect.signature(OBJECTIVES[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return [p for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
 def build_objective(config: Any, module: nn.Module) -> Objective:
@@ -47,9 +61,11 @@ def build_objective(config: Any, module: nn.Module) -> Objective:
       module: the model to train.
 
     Raises:
-      ValueError: unknown name or option; the nearest ones are named.
+      UserError: unknown name or option (the nearest ones are named), or a value of a wrong type.
     """
     options = dict(config.objective)
     name = options.pop("name")
-    naming.check_known(f"option of objective {name!r}", options, objective_defaults(name))
+    allowed = option_ranges(name)
+    naming.check_known(f"option of objective {name!r}", options, allowed)
+    ranges.check(options, allowed, "objective.")
     return OBJECTIVES[name](module, **options)

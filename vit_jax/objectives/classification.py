@@ -8,6 +8,7 @@ import jax
 from flax import linen as nn
 
 from vit_jax import naming
+from vit_jax.errors import UserError
 from vit_jax.objectives import losses
 from vit_jax.objectives.base import Batch, Extra, Metrics, Objective, Params
 
@@ -75,19 +76,19 @@ def build_classification(
       class_reduction: "mean" or "sum" over the classes, for the sigmoid loss.
 
     Raises:
-      ValueError: an unknown loss, an option out of range, or a module without classes.
+      UserError: an unknown loss, an option out of range, or a module without classes.
     """
-    naming.check_known("loss", [loss], ["softmax", "sigmoid"])
+    naming.check_known("objective.loss", [loss], ["softmax", "sigmoid"])
     if not 0.0 <= label_smoothing < 1.0:
-        raise ValueError(
+        raise UserError(
             f"config.objective.label_smoothing is {label_smoothing}; expected 0 <= s < 1"
         )
     if class_reduction not in ("mean", "sum"):
-        raise ValueError(
+        raise UserError(
             f"config.objective.class_reduction is {class_reduction!r}; expected 'mean' or 'sum'"
         )
     if getattr(module, "num_classes", 1) == 0:
-        raise ValueError(
+        raise UserError(
             "classification needs a module with num_classes > 0; "
             "set config.model.num_classes to the number of classes of the data"
         )

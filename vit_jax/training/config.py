@@ -1,10 +1,11 @@
 """The configuration of a run: every option with its default, recipes, and JSON in and out.
 
 A recipe is a Python file with a function `get_config()` that starts from `base_config()` and sets
-what differs. The result is a locked `ml_collections.ConfigDict`: a mistyped key is an error. Two
-sections stay open, because the fields they may hold belong to what they name: `model` (any field
-of the named module) and `objective` (any field of the named objective); these names are checked
-when the model and the objective are built.
+what differs. The result is a locked `ml_collections.ConfigDict`: a mistyped key is an error. Three
+sections stay open, because what they may hold belongs to what is trained: `model` (any field of the
+named module), `objective` (any option of the named objective) and `sharding_rules` (any logical
+axis of a parameter); these names are checked when the model and the objective are built. What the
+values may be is in `vit_jax.training.allowed`.
 """
 
 import importlib.util
@@ -15,11 +16,13 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from vit_jax.errors import MissingFileError, UserError
 from vit_jax.training import overrides as overrides_lib
 from vit_jax.training.optim import OPTIMIZER_DEFAULTS
 from vit_jax.training.schedules import SCHEDULE_DEFAULTS
+from vit_jax.training.sharding import RULE_DEFAULTS
 
-OPEN_SECTIONS = ("model", "objective")
+OPEN_SECTIONS = ("model", "objective", "sharding_rules")
 
 
 def base_config() -> ConfigDict:
@@ -29,7 +32,7 @@ def base_config() -> ConfigDict:
     one pass over the training split. None means "not given".
 
     Returns:
-      A locked ConfigDict whose `model` and `objective` sections accept new keys.
+      A locked ConfigDict whose `OPEN_SECTIONS` accept new keys.
     """
     config = ConfigDict()
     config.seed = 0  # of initialisation, dropout, example order and augmentation
@@ -43,7 +46,9 @@ def base_config() -> ConfigDict:
     config.ema_decay = 0.0  # of the parameters' running average, which is then what is evaluated
     config.accumulate_steps = 1  # micro-batches whose gradients are averaged before one update
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # devices per axis, one -1
-    config.sharding_rules = _sharding_rules()
+    # A parameter's dimension that the mesh axes do not divide is left whole (the parameter table
+    # printed at the start shows it).
+    config.sharding_rules = ConfigDict(RULE_DEFAULTS)  # mesh axes of each logical axis
     config.checkpoint = _checkpoint()
     config.log_every_steps = 50  # metrics.jsonl, TensorBoard and the progress line
     config.eval_every_steps = None  # both None: only at the end
@@ -76,17 +81,17 @@ def _objective() -> ConfigDict:
 def _data() -> ConfigDict:
     return ConfigDict(
         {
-            "source": "digits",  # "digits" | "tfds:NAME[/CONFIG]" | "folder:PATH"
+            "source": "digits",  # or "tfds:NAME", "folder:PATH", "idx:PATH", see data/sources.py
             "data_dir": None,  # where prepared TFDS data sets are; None: the TFDS default
             "train_split": "train",
-            "eval_split": "test",
+            "eval_split": "test",  # of a folder, "eval": its val or test, whichever it has
             "train_transform": "resize",  # see vit_jax.data.build_transform
             "eval_transform": "resize",
             "batch_size": 128,  # images an update, over all devices and micro-batches
             "eval_batch_size": None,  # None: batch_size
             "workers": 0,  # processes that decode, on each host; 0: in the training process
             "on_error": "stop",  # or "skip": what to do with a file that cannot be decoded
-            "cache": False,  # keep the source's encoded examples in memory
+            "cache": False,  # keep training examples in memory once read, in each worker
             "mean": None,  # per channel, on a scale of 0 to 1; None: the model's own
             "std": None,
             "interpolation": None,  # of resizing; None: the model's own
@@ -103,29 +108,6 @@ def _optim() -> ConfigDict:
             "weight_decay": 0.0,  # not on biases, norms, position embeddings and tokens
             "clip_norm": None,  # largest global norm of the gradient; None: no clipping
             **OPTIMIZER_DEFAULTS,  # each option is explained there
-        }
-    )
-
-
-def _sharding_rules() -> ConfigDict:
-    """Which mesh axes each logical axis is split over; None: none.
-
-    A parameter's dimension that the mesh axes do not divide is left whole (the parameter table
-    printed at the start shows it).
-    """
-    return ConfigDict(
-        {
-            "batch": ("data", "fsdp"),
-            "embed": ("fsdp",),
-            "mlp": ("tensor",),
-            "heads": ("tensor",),
-            "classes": ("tensor",),
-            "head_dim": None,
-            "qkv": None,
-            "layers": None,
-            "patch": None,
-            "tokens": None,
-            "channels": None,
         }
     )
 
@@ -159,7 +141,8 @@ def open_and_lock(config: ConfigDict) -> ConfigDict:
     """Locks `config` but for the sections whose fields belong to the thing they name."""
     config.lock()
     for section in OPEN_SECTIONS:
-        config[section].unlock()
+        if isinstance(config[section], ConfigDict):  # else `resolve.check` says what is wrong
+            config[section].unlock()
     return config
 
 
@@ -171,23 +154,23 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
       overrides: strings such as `optim.lr=1e-3`, see `vit_jax.training.overrides`.
 
     Raises:
-      FileNotFoundError, ValueError: there is no such recipe, or it is not one.
-      ValueError: an override names an unknown key (the message has the nearest) or gives a value
+      MissingFileError, UserError: there is no such recipe, or it is not one.
+      UserError: an override names an unknown key (the message has the nearest) or gives a value
         of another type.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no recipe at {path}: --config takes the path of a .py file")
+        raise MissingFileError(f"no recipe at {path}: --config takes the path of a .py file")
     spec = importlib.util.spec_from_file_location(f"vit_jax_recipe_{path.stem}", path)
     if spec is None:
-        raise ValueError(f"{path} is not a recipe: a recipe is a Python file, its name ends in .py")
+        raise UserError(f"{path} is not a recipe: a recipe is a Python file, its name ends in .py")
     recipe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
     if not hasattr(recipe, "get_config"):
-        raise ValueError(f"{path} is not a recipe: it has no function get_config()")
+        raise UserError(f"{path} is not a recipe: it has no function get_config()")
     config = _run_recipe(recipe.get_config, path)
     if not isinstance(config, ConfigDict):
-        raise ValueError(f"get_config() of {path} returned {type(config)}, expected a ConfigDict")
+        raise UserError(f"get_config() of {path} returned {type(config)}, expected a ConfigDict")
     for override in overrides:
         overrides_lib.apply(config, override, OPEN_SECTIONS)
     return config
@@ -202,26 +185,38 @@ def _run_recipe(get_config: Callable[[], ConfigDict], path: Path) -> ConfigDict:
         if not refused:
             raise
         message = overrides_lib.unknown_key(refused[1], overrides_lib.flat_keys(base_config()))
-        raise ValueError(f"{path}: {message}") from error
+        raise UserError(f"{path}: {message}") from error
 
 
 def to_json(config: ConfigDict) -> str:
     """Returns the configuration as indented JSON.
 
     Raises:
-      ValueError: a value is not a number, string, bool, None or a sequence or dict of them.
+      UserError: a value is not a number, string, bool, None or a sequence or dict of them.
     """
     try:
         return json.dumps(config.to_dict(), indent=2) + "\n"
     except TypeError as error:
-        raise ValueError(
+        raise UserError(
             f"the configuration cannot be saved: {error}; use numbers, strings, lists and None"
         ) from error
 
 
 def from_json(text: str) -> ConfigDict:
-    """Returns the locked configuration that `to_json` wrote, with sequences as tuples."""
-    return open_and_lock(ConfigDict(_tuples(json.loads(text))))
+    """Returns the locked configuration that `to_json` wrote, with sequences as tuples.
+
+    Raises:
+      UserError: it is not JSON, or not of a configuration.
+    """
+    try:
+        content = json.loads(text)
+        sections = content if isinstance(content, dict) else {}
+        for name in OPEN_SECTIONS:
+            if not isinstance(sections.get(name), dict):
+                raise UserError(f"it has no section {name!r}")
+        return open_and_lock(ConfigDict(_tuples(content)))
+    except ValueError as error:  # also of json, and of ConfigDict where a key has a dot
+        raise UserError(f"not the JSON of a configuration: {error}") from error
 
 
 def _tuples(value: object) -> object:

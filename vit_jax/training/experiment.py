@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from vit_jax import data, models
 from vit_jax.data.transforms import Transform
+from vit_jax.errors import UserError
 from vit_jax.objectives import build_objective
 from vit_jax.objectives.base import Batch
 from vit_jax.training import optim, resolve, sharding
@@ -43,7 +44,7 @@ class Experiment:
           devices: what the mesh is made of; None: all devices of all processes.
 
         Raises:
-          ValueError: unknown model, objective, optimizer, transform or option (the message has the
+          UserError: unknown model, objective, optimizer, transform or option (the message has the
             nearest), or sizes that do not fit together.
         """
         self.config = config
@@ -57,8 +58,8 @@ class Experiment:
         self.module = build_module(config.model)
         self.image_shape = (*_pair(self.module.img_size), self.module.in_chans)
         self.normalize = make_normalize(*_mean_std(config, self.module.in_chans))
-        self._train_transform = self._transform(config.data.train_transform)
-        self._eval_transform = self._transform(config.data.eval_transform)
+        self._train_transform = self._transform("train_transform")
+        self._eval_transform = self._transform("eval_transform")
         self.objective = build_objective(config, self.module)
         batch = _placeholder(self.image_shape)
         params, _ = jax.eval_shape(self.objective.init, jax.random.key(0), batch)
@@ -133,25 +134,36 @@ class Experiment:
             with contextlib.closing(prefetched):
                 yield prefetched
 
-    def _transform(self, spec: str) -> Transform:
+    def _transform(self, key: str) -> Transform:
         *size, channels = self.image_shape
         preprocessing = models.preprocessing(self.config.model.name)
         interpolation = self.config.data.interpolation or preprocessing.interpolation
-        return data.build_transform(spec, tuple(size), channels, interpolation)
+        with _naming(f"data.{key}"):
+            return data.build_transform(self.config.data[key], tuple(size), channels, interpolation)
 
 
 def build_module(config: ConfigDict) -> nn.Module:
     """Returns the model that `config.model` describes; what is None there is the model's own.
 
     Raises:
-      ValueError: unknown name or field, with the nearest ones.
+      UserError: unknown name or field, with the nearest ones.
     """
     fields = dict(config)
     name = fields.pop("name")
     for key in ("num_classes", "img_size"):
         if fields.get(key) is None:
             fields.pop(key, None)
-    return models.create_model(name, **fields)
+    with _naming("config.model"):
+        return models.create_model(name, **fields)
+
+
+@contextlib.contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Puts the key that a value came from before the error about it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
 
 
 def _mean_std(config: ConfigDict, channels: int) -> tuple[Sequence[float], Sequence[float]]:
@@ -165,7 +177,7 @@ def _mean_std(config: ConfigDict, channels: int) -> tuple[Sequence[float], Seque
             if len(set(values)) == 1:  # the same for all channels, so for any number of them
                 values = values[:1] * channels
         if len(values) != channels:
-            raise ValueError(
+            raise UserError(
                 f"data.{key} is {values}, {len(values)} numbers, and the model's images have "
                 f"{channels} channels; set data.{key} to {channels} numbers"
             )

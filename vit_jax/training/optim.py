@@ -12,23 +12,19 @@ learning rate, weight decay and its mask, which are common to all, and Muon's `a
 Optax sums its dual norm over all matrices of an array (queries, keys and values together).
 """
 
-import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from optax import contrib
 
-from vit_jax import naming
+from vit_jax import naming, ranges
+from vit_jax.errors import UserError
 from vit_jax.training import param_rules
 from vit_jax.training.per_layer import per_layer
 from vit_jax.training.schedules import Schedule, make_schedule
-
-_PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
 
 Transform = optax.GradientTransformation
 Options = dict[str, Any]
@@ -97,65 +93,46 @@ OPTIMIZER_DEFAULTS: dict[str, Options] = {
         "adam_weight_decay": None,  # None: optim.weight_decay
     },
 }
+COMMON = ("lr", "weight_decay", "clip_norm")  # to all optimizers
 
+_TRIPLE = ranges.several(ranges.number(), 3)
+_SHARE = ranges.number("a number, 0 < x <= 1", lambda x: 0 < x <= 1)
+_DTYPE = ranges.or_none(ranges.FLOAT_DTYPE)
 
-# What an option may be: words for the error, and the test.
-Range = tuple[str, Callable[[Any], bool]]
-
-
-def _number(expected: str, fits: Callable[[Any], bool]) -> Range:
-    return expected, lambda x: isinstance(x, numbers.Real) and math.isfinite(x) and fits(x)
-
-
-def _whole(least: int) -> Range:
-    expected = f"a whole number, {least} or more"
-    return expected, lambda x: isinstance(x, numbers.Integral) and x >= least
-
-
-def _or_none(of: Range) -> Range:
-    return f"{of[0]}, or None", lambda x: x is None or of[1](x)
-
-
-def _is_float_dtype(x: Any) -> bool:
-    try:
-        return jnp.issubdtype(jnp.dtype(x), jnp.floating)
-    except TypeError:  # no dtype at all
-        return False
-
-
-_POSITIVE = _number("more than 0", lambda x: x > 0)
-_NOT_NEGATIVE = _number("0 or more", lambda x: x >= 0)
-_AVERAGE = _number("0 <= x < 1", lambda x: 0 <= x < 1)  # decay of a moving average
-_SHARE = _number("0 < x <= 1", lambda x: 0 < x <= 1)
-_DTYPE = _or_none(("a floating-point dtype such as 'bfloat16'", _is_float_dtype))
-
-# Of every option that is a number or a dtype, of whichever optimizer.
-OPTION_RANGES: dict[str, Range] = {
-    "lr": _POSITIVE,
-    "weight_decay": _NOT_NEGATIVE,
-    "clip_norm": _or_none(_POSITIVE),
-    "b1": _AVERAGE,
-    "b2": _AVERAGE,
-    "beta": _AVERAGE,
-    "momentum": _AVERAGE,
+# What each option may be, of whichever optimizer.
+OPTION_RANGES: dict[str, ranges.Range] = {
+    "lr": ranges.POSITIVE,
+    "weight_decay": ranges.NOT_NEGATIVE,
+    "clip_norm": ranges.or_none(ranges.POSITIVE),
+    "b1": ranges.RATE,
+    "b2": ranges.RATE,
+    "beta": ranges.RATE,
+    "momentum": ranges.RATE,
+    "nesterov": ranges.TRUE_OR_FALSE,
+    "factored": ranges.TRUE_OR_FALSE,
+    "multiply_by_parameter_scale": ranges.TRUE_OR_FALSE,
+    "always_adapt": ranges.TRUE_OR_FALSE,
     "beta2_cap": _SHARE,
     "decay_rate": _SHARE,  # Shazeer & Stern 2018, section 7.2
-    "decay_offset": _whole(0),
-    "eps": _POSITIVE,
-    "eps_root": _NOT_NEGATIVE,
-    "min_dim_size_to_factor": _whole(1),
-    "clipping_threshold": _or_none(_POSITIVE),
-    "ns_steps": _whole(1),
-    "consistent_rms": _or_none(_POSITIVE),
+    "decay_offset": ranges.whole(0),
+    "eps": ranges.POSITIVE,
+    "eps_root": ranges.NOT_NEGATIVE,
+    "min_dim_size_to_factor": ranges.whole(1),
+    "clipping_threshold": ranges.or_none(ranges.POSITIVE),
+    "ns_coeffs": ranges.either(_TRIPLE, ranges.several(_TRIPLE)),
+    "ns_steps": ranges.whole(1),
+    "preconditioning": ranges.one_of(("frobenius", "spectral", "aol", "schatten")),
+    "consistent_rms": ranges.or_none(ranges.POSITIVE),
     "mu_dtype": _DTYPE,
     "accumulator_dtype": _DTYPE,
     "dtype_momentum": _DTYPE,
-    "adam_b1": _AVERAGE,
-    "adam_b2": _AVERAGE,
-    "adam_eps": _POSITIVE,
-    "adam_eps_root": _NOT_NEGATIVE,
-    "adam_lr": _or_none(_POSITIVE),
-    "adam_weight_decay": _or_none(_NOT_NEGATIVE),
+    "adam_b1": ranges.RATE,
+    "adam_b2": ranges.RATE,
+    "adam_eps": ranges.POSITIVE,
+    "adam_eps_root": ranges.NOT_NEGATIVE,
+    "adam_nesterov": ranges.TRUE_OR_FALSE,
+    "adam_lr": ranges.or_none(ranges.POSITIVE),
+    "adam_weight_decay": ranges.or_none(ranges.NOT_NEGATIVE),
 }
 
 
@@ -191,11 +168,11 @@ def make_optimizer(
       A transformation of gradients into updates; `update` needs the parameters.
 
     Raises:
-      ValueError: unknown optimizer or option (the nearest are named), or a value out of range.
+      UserError: unknown optimizer or option (the nearest are named), or a value out of range.
     """
     optim = config.optim
     options = optimizer_options(optim)
-    _check_ranges("optim", {name: optim[name] for name in ("lr", "weight_decay", "clip_norm")})
+    ranges.check({name: optim[name] for name in COMMON}, OPTION_RANGES, "optim.")
     rules = param_rules.rules(params)
     direction = _DIRECTIONS[optim["name"]](options, optim, rules)
     clip_norm = optim["clip_norm"]
@@ -210,22 +187,14 @@ def optimizer_options(optim: Any) -> Options:
     """Returns the options of the optimizer that `optim` names, defaults filled in.
 
     Raises:
-      ValueError: unknown optimizer or option (the nearest are named), or a value out of range.
+      UserError: unknown optimizer or option (the nearest are named), or a value out of range.
     """
     name = optim["name"]
     naming.check_known("optimizer", [name], OPTIMIZER_DEFAULTS)
     given = optim.get(name, {})
     naming.check_known(f"option of {name}", given, OPTIMIZER_DEFAULTS[name])
-    _check_ranges(f"optim.{name}", given)
+    ranges.check(given, OPTION_RANGES, f"optim.{name}.")
     return {**OPTIMIZER_DEFAULTS[name], **given}
-
-
-def _check_ranges(section: str, options: Options) -> None:
-    """Raises ValueError for the first value that is not in its range."""
-    for name, value in options.items():
-        expected, fits = OPTION_RANGES.get(name, ("", lambda _: True))
-        if not fits(value):
-            raise ValueError(f"{section}.{name} is {value!r}; expected {expected}")
 
 
 def _decay(weight_decay: float, rules: Any) -> Transform:
@@ -244,7 +213,7 @@ def _sgd(o: Options, optim: Any, rules: Any) -> Transform:
     if o["momentum"]:
         momentum = optax.trace(o["momentum"], o["nesterov"], o["accumulator_dtype"])
     elif o["nesterov"]:
-        raise ValueError("optim.sgd.nesterov needs optim.sgd.momentum, which is 0")
+        raise UserError("optim.sgd.nesterov needs optim.sgd.momentum, which is 0")
     return optax.chain(momentum, _decay(optim["weight_decay"], rules))
 
 
@@ -298,12 +267,12 @@ def _second_moment_decay(cap: float) -> Callable[[jax.Array, float], jax.Array]:
 
 def _muon(o: Options, optim: Any, rules: Any) -> Transform:
     """Matrices by Muon, the rest by AdamW; `param_rules` says which is which."""
-    if np.ndim(o["ns_coeffs"]) not in (1, 2) or np.shape(o["ns_coeffs"])[-1] != 3:
-        raise ValueError(
-            f"optim.muon.ns_coeffs is {o['ns_coeffs']}; expected three numbers, or three for each "
-            "of ns_steps steps"
+    coefficients, steps = o["ns_coeffs"], o["ns_steps"]
+    if not _TRIPLE.fits(coefficients) and len(coefficients) != steps:
+        raise UserError(
+            f"optim.muon.ns_coeffs has {len(coefficients)} triples; expected one, or one for each "
+            f"of optim.muon.ns_steps={steps} steps"
         )
-    naming.check_known("preconditioning of muon", [o["preconditioning"]], _PRECONDITIONINGS)
     matrices = jax.tree.map(param_rules.muon_matrix, rules)
     labels = jax.tree.map(lambda _, m: "muon" if m else "adam", rules, matrices)
 

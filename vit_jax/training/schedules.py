@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vit_jax import naming
+from vit_jax import naming, ranges
+from vit_jax.errors import UserError
 
 Schedule = Callable[[jax.Array | int], jax.Array]
 
@@ -38,34 +39,61 @@ SCHEDULE_DEFAULTS: dict[str, Any] = {
     "timescale": 10_000,  # of rsqrt, in steps; the value of big_vision
 }
 _ENDS_AT_FINAL = ("cosine", "linear")
-_NAMES = (*_ENDS_AT_FINAL, "constant", "rsqrt")
+NAMES = (*_ENDS_AT_FINAL, "constant", "rsqrt")
+
+_STEPS = ranges.or_none(ranges.whole(0))
+_EPOCHS = ranges.or_none(ranges.NOT_NEGATIVE)
+_OF_THE_PEAK = ranges.number("a fraction of the peak, 0 to 1", lambda x: 0 <= x <= 1)
+
+# What each setting but the name may be.
+SCHEDULE_RANGES: dict[str, ranges.Range] = {
+    "warmup_steps": _STEPS,
+    "warmup_epochs": _EPOCHS,
+    "cooldown_steps": _STEPS,
+    "cooldown_epochs": _EPOCHS,
+    "initial_lr": _OF_THE_PEAK,
+    "final_lr": _OF_THE_PEAK,
+    "timescale": ranges.POSITIVE,
+}
 
 
 def duration(
-    what: str, steps: int | None, epochs: float | None, steps_per_epoch: float
+    what: str,
+    steps: int | None,
+    epochs: float | None,
+    steps_per_epoch: float,
+    least: int = 0,
 ) -> int | None:
     """Returns a duration in steps that was given in steps or in epochs.
 
     Args:
-      what: name for errors, such as "warmup".
+      what: its keys without "_steps" and "_epochs", such as "schedule.warmup", for errors.
       steps: the duration in steps, or None.
       epochs: the duration in epochs, or None; rounded to the nearest step.
       steps_per_epoch: length of an epoch.
+      least: the smallest number of steps that makes sense.
 
     Returns:
       The number of steps, None where neither was given.
 
     Raises:
-      ValueError: both were given, or one that is negative.
+      UserError: both were given, or less than `least` steps.
     """
     if steps is not None and epochs is not None:
-        raise ValueError(
+        raise UserError(
             f"{what}_steps={steps} and {what}_epochs={epochs} are both given; give one, "
             "set the other to None"
         )
-    result = steps if epochs is None else round(epochs * steps_per_epoch)
-    if result is not None and (result < 0 or result != int(result)):
-        raise ValueError(f"{what} lasts {result} steps; expected a whole number from 0")
+    allowed = {"_steps": ranges.or_none(ranges.whole(least)), "_epochs": _EPOCHS}
+    ranges.check({"_steps": steps, "_epochs": epochs}, allowed, what)
+    if epochs is None:
+        return steps
+    result = round(epochs * steps_per_epoch)
+    if result < least:
+        raise UserError(
+            f"{what}_epochs is {epochs}, which is {result} steps, {steps_per_epoch:g} an epoch; "
+            f"expected {least} or more"
+        )
     return result
 
 
@@ -84,22 +112,14 @@ def make_schedule(
       A function from the step (int or traced int array) to the learning rate.
 
     Raises:
-      ValueError: unknown name or key, a setting that the named schedule would ignore, or durations
+      UserError: unknown name or key, a setting that the named schedule would ignore, or durations
         that do not fit into the run.
     """
-    naming.check_known("schedule setting", config, SCHEDULE_DEFAULTS)
     c = {**SCHEDULE_DEFAULTS, **config}
-    name = c["name"]
-    naming.check_known("schedule", [name], _NAMES)
-    warmup, cooldown = (
-        duration(what, c[f"{what}_steps"], c[f"{what}_epochs"], steps_per_epoch) or 0
-        for what in ("warmup", "cooldown")
-    )
-    _check(c, warmup, cooldown, total_steps)
-
+    warmup, cooldown = lengths(config, total_steps, steps_per_epoch)
     body_steps = total_steps - warmup - cooldown
     final = c["final_lr"] * peak
-    body = _body(name, peak, final, body_steps, c["timescale"])
+    body = _body(c["name"], peak, final, body_steps, c["timescale"])
     pieces, boundaries = [body], []
     if warmup:
         start = c["initial_lr"] * peak
@@ -109,6 +129,63 @@ def make_schedule(
         pieces.append(optax.linear_schedule(float(body(body_steps)), final, cooldown))
         boundaries.append(total_steps - cooldown)
     return optax.join_schedules(pieces, boundaries)
+
+
+def lengths(config: Any, total_steps: int, steps_per_epoch: float) -> tuple[int, int]:
+    """Returns how many steps warm-up and cool-down last, once all settings have been looked at.
+
+    Args:
+      config: a mapping with the keys of `SCHEDULE_DEFAULTS`; a missing key has its default.
+      total_steps: T, the length of the run.
+      steps_per_epoch: to convert durations in epochs.
+
+    Raises:
+      UserError: as `make_schedule`.
+    """
+    naming.check_known("schedule setting", config, SCHEDULE_DEFAULTS)
+    c = {**SCHEDULE_DEFAULTS, **config}
+    naming.check_known("schedule.name", [c["name"]], NAMES)
+    ranges.check(c, SCHEDULE_RANGES, "schedule.")
+    warmup, cooldown = (
+        duration(f"schedule.{what}", c[f"{what}_steps"], c[f"{what}_epochs"], steps_per_epoch) or 0
+        for what in ("warmup", "cooldown")
+    )
+    _check_room(c, warmup, cooldown, total_steps)
+    _check_fractions(c, warmup, cooldown)
+    return warmup, cooldown
+
+
+def _check_room(c: dict[str, Any], warmup: int, cooldown: int, total_steps: int) -> None:
+    """Raises UserError where warm-up and cool-down leave no room for the body."""
+    room = total_steps - warmup - cooldown
+    if room > 0 or (room == 0 and c["name"] not in _ENDS_AT_FINAL):
+        return
+    given = []
+    for what, steps in (("warmup", warmup), ("cooldown", cooldown)):
+        epochs = c[f"{what}_epochs"]
+        if epochs is not None:
+            given.append(f"schedule.{what}_epochs={epochs} ({steps} steps)")
+        elif steps:
+            given.append(f"schedule.{what}_steps={steps}")
+    body = f" and then a {c['name']} schedule" if room == 0 else ""
+    raise UserError(
+        f"a run of {total_steps} steps is too short for {' and '.join(given)}{body}; "
+        "make the run longer, or them shorter"
+    )
+
+
+def _check_fractions(c: dict[str, Any], warmup: int, cooldown: int) -> None:
+    """Raises UserError for a fraction of the peak that the schedule would ignore."""
+    if c["initial_lr"] and not warmup:
+        raise UserError(
+            f"schedule.initial_lr={c['initial_lr']} needs a warm-up: give schedule.warmup_steps or "
+            "schedule.warmup_epochs"
+        )
+    if c["final_lr"] and not cooldown and c["name"] not in _ENDS_AT_FINAL:
+        raise UserError(
+            f"schedule.final_lr={c['final_lr']} needs a cool-down with schedule {c['name']!r}: "
+            "give schedule.cooldown_steps or schedule.cooldown_epochs"
+        )
 
 
 def _body(name: str, peak: float, final: float, steps: int, timescale: float) -> Schedule:
@@ -121,25 +198,3 @@ def _body(name: str, peak: float, final: float, steps: int, timescale: float) ->
         return optax.constant_schedule(peak)
     # join_schedules asks every piece about every step: before its start too, hence the maximum.
     return lambda step: peak / jnp.sqrt(1 + jnp.maximum(step, 0) / timescale)
-
-
-def _check(c: dict[str, Any], warmup: int, cooldown: int, total_steps: int) -> None:
-    """Raises ValueError for settings that contradict each other or the length of the run."""
-    name = c["name"]
-    lengths = f"a warm-up of {warmup} and a cool-down of {cooldown} steps"
-    if warmup + cooldown > total_steps:
-        raise ValueError(f"{lengths} do not fit into a run of {total_steps} steps; shorten them")
-    if name in _ENDS_AT_FINAL and warmup + cooldown == total_steps:
-        raise ValueError(
-            f"{lengths} leave no step for the {name} schedule in a run of {total_steps}; "
-            "shorten them"
-        )
-    for key in ("initial_lr", "final_lr"):
-        if not 0 <= c[key] <= 1:
-            raise ValueError(f"schedule.{key} is {c[key]}; expected a fraction of the peak, 0 to 1")
-    if c["initial_lr"] and not warmup:
-        raise ValueError("schedule.initial_lr needs a warm-up: give warmup_steps")
-    if c["final_lr"] and not cooldown and name not in _ENDS_AT_FINAL:
-        raise ValueError(f"schedule.final_lr needs a cool-down with schedule {name!r}")
-    if c["timescale"] <= 0:
-        raise ValueError(f"schedule.timescale is {c['timescale']} steps; expected more than 0")

@@ -15,9 +15,42 @@ import jax
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from vit_jax import naming, ranges
+from vit_jax.errors import UserError
+
 AXES = ("data", "fsdp", "tensor")
 
 Rules = dict[str, tuple[str, ...]]
+
+# Which mesh axes each logical axis is split over; None: none. A rule may be added for any other
+# logical axis that a parameter has.
+RULE_DEFAULTS: dict[str, tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "embed": ("fsdp",),
+    "mlp": ("tensor",),
+    "heads": ("tensor",),
+    "classes": ("tensor",),
+    "head_dim": None,
+    "qkv": None,
+    "layers": None,
+    "patch": None,
+    "tokens": None,
+    "channels": None,
+}
+
+
+def _is_rule(x: Any) -> bool:
+    axes = (x,) if isinstance(x, str) else x
+    if not isinstance(axes, tuple | list) or any(axis not in AXES for axis in axes):
+        return x is None
+    return len(set(axes)) == len(axes)
+
+
+RULE = ranges.Range(f"None, one of {AXES} or a tuple of several of them", _is_rule)
+MESH_SIZE = ranges.Range(
+    "a whole number, 1 or more, or -1 (the rest)",
+    lambda x: ranges.whole(-1).fits(x) and x != 0,
+)
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -28,18 +61,19 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
       devices: what to make it of; None: all there are.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      UserError: a size is none, or they do not multiply to the number of devices.
     """
-    shape = [int(sizes[axis]) for axis in AXES]
+    ranges.check(sizes, dict.fromkeys(AXES, MESH_SIZE), "mesh.")
+    shape = [sizes[axis] for axis in AXES]
     count = jax.device_count() if devices is None else len(devices)
     given = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape))
-    if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
-        raise ValueError(f"mesh {given}: sizes are positive, and at most one is -1 (the rest)")
+    if shape.count(-1) > 1:
+        raise UserError(f"mesh {given}: expected at most one -1 (the rest)")
     known = math.prod(size for size in shape if size != -1)
     if -1 in shape and count % known == 0:
         shape[shape.index(-1)] = count // known
     if math.prod(shape) != count:
-        raise ValueError(
+        raise UserError(
             f"mesh {given} does not make use of exactly the {count} devices there are; "
             f"set one of config.mesh.{{{','.join(AXES)}}} to -1 and let the others divide {count}"
         )
@@ -52,16 +86,32 @@ def make_rules(table: Mapping[str, Any]) -> Rules:
     """Returns `config.sharding_rules` with every entry as a tuple of mesh axes.
 
     Raises:
-      ValueError: an entry names something that is not a mesh axis.
+      UserError: an entry names something that is not a mesh axis, or one twice.
     """
-    rules = {}
-    for name, axes in table.items():
-        rules[name] = (axes,) if isinstance(axes, str) else tuple(axes or ())
-        if not set(rules[name]) <= set(AXES):
-            raise ValueError(
-                f"config.sharding_rules.{name} = {axes!r}: expected None or mesh axes of {AXES}"
-            )
-    return rules
+    ranges.check(table, dict.fromkeys(table, RULE), "sharding_rules.")
+    return {
+        name: (axes,) if isinstance(axes, str) else tuple(axes or ())
+        for name, axes in table.items()
+    }
+
+
+def check_names(rules: Rules, *trees: tuple[Any, Any]) -> None:
+    """Looks for rules of logical axes that there are not.
+
+    Args:
+      rules: mesh axes of each logical name.
+      *trees: pairs of arrays (or `jax.ShapeDtypeStruct`s) and their logical names.
+
+    Raises:
+      UserError: a name is neither one of `RULE_DEFAULTS` nor that of an axis of an array.
+    """
+    known = set(RULE_DEFAULTS)
+    for shapes, axes in trees:
+        for names in jax.tree.structure(shapes).flatten_up_to(axes):
+            known.update(name for name in names or () if name is not None)
+    for name in rules:
+        if name not in known:
+            raise UserError(f"sharding_rules.{name}: {naming.unknown('logical axis', name, known)}")
 
 
 def partition(
@@ -79,10 +129,10 @@ def partition(
       mesh: gives the sizes of the axes.
 
     Raises:
-      ValueError: the number of names is not the number of dimensions, or a name is not in `rules`.
+      UserError: the number of names is not the number of dimensions, or a name is not in `rules`.
     """
     if len(names) != len(shape):
-        raise ValueError(f"logical axes {names} do not fit an array of shape {shape}")
+        raise UserError(f"logical axes {names} do not fit an array of shape {shape}")
     used: set[str] = set()
     spec = []
     for size, name in zip(shape, names):
@@ -101,9 +151,9 @@ def _mesh_axes(name: str | None, rules: Rules) -> tuple[str, ...]:
     if name is None:
         return ()
     if name not in rules:
-        raise ValueError(
-            f"logical axis {name!r} has no rule; give config.sharding_rules.{name} "
-            f"(None for an axis that is not split); there are rules for {', '.join(rules)}"
+        raise UserError(
+            f"logical axis {name!r} of a parameter has no rule; set sharding_rules.{name} to the "
+            f"mesh axes it is split over, of {AXES}, or to None"
         )
     return rules[name]
 

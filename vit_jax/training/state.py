@@ -81,6 +81,9 @@ class StateFactory:
         self._init = _initializer(objective, optimizer, batch, seed, with_ema)
         self.shapes = jax.eval_shape(self._init)
         params_axes, extra_axes = objective.logical_axes(batch)
+        sharding.check_names(
+            rules, (self.shapes.params, params_axes), (self.shapes.extra, extra_axes)
+        )
         params = sharding.param_shardings(self.shapes.params, params_axes, rules, mesh)
         self.shardings = TrainState(
             step=NamedSharding(mesh, PartitionSpec()),

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from vit_jax.errors import UserError
 from vit_jax.models.layers.block import Block
 from vit_jax.models.layers.drop import Key
 
 CAPTURES = ("tokens", "attention")  # what each block can be asked for
+POLICIES = tuple(name for name in dir(jax.checkpoint_policies) if name.endswith("saveable"))
+REMATS = ("none", "full", *POLICIES)
 Params = Mapping[str, Any]
 
 
@@ -19,17 +22,16 @@ def remat_policy(name: str) -> Any:
     """What a rematerialised block keeps for its backward pass.
 
     Args:
-        name: "full" (keep nothing, recompute the block) or the name of a policy of
+        name: "full" (keep nothing, recompute the block) or one of `POLICIES`, policies of
             `jax.checkpoint_policies`, such as "dots_with_no_batch_dims_saveable".
 
     Raises:
-        ValueError: no such policy.
+        UserError: no such policy.
     """
     if name == "full":
         return None
-    policies = [p for p in dir(jax.checkpoint_policies) if p.endswith("saveable")]
-    if name not in policies:
-        raise ValueError(f"remat={name!r} is unknown; choose 'none', 'full' or one of {policies}")
+    if name not in POLICIES:
+        raise UserError(f"remat={name!r} is unknown; choose one of {REMATS}")
     return getattr(jax.checkpoint_policies, name)
 
 
@@ -96,11 +98,11 @@ def stack_blocks(params: Params) -> dict[str, Any]:
     Works at any depth of nesting, on parameters as on anything shaped like them.
 
     Raises:
-        ValueError: the numbering has a hole.
+        UserError: the numbering has a hole.
     """
     blocks = {int(k[len("blocks_") :]): k for k in params if k.startswith("blocks_")}
     if sorted(blocks) != list(range(len(blocks))):
-        raise ValueError(f"blocks are not numbered 0..{len(blocks) - 1}: {sorted(blocks)}")
+        raise UserError(f"blocks are not numbered 0..{len(blocks) - 1}: {sorted(blocks)}")
     rest = {k: v for k, v in params.items() if k not in blocks.values()}
     out = {k: stack_blocks(v) if isinstance(v, Mapping) else v for k, v in rest.items()}
     if blocks:
