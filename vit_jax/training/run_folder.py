@@ -16,10 +16,12 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from vit_jax.errors import MissingFileError, UserError
 from vit_jax.training.checkpoint import saved_steps
 from vit_jax.training.config import from_json, to_json
 from vit_jax.training.overrides import flat_keys
 
+CONFIG = "config.json"
 LIBRARIES = (
     "vit_jax",
     "jax",
@@ -68,39 +70,63 @@ def claim(workdir: str | os.PathLike[str], config: ConfigDict) -> None:
         checkpoint everything may.
 
     Raises:
-      ValueError: the folder holds a run of another configuration (says which keys differ), or is
-        no path of a file system.
+      UserError: the folder holds a run of another configuration (says which keys differ), or
+        checkpoints and no readable config.json; or it is no folder that can be written.
     """
     if "://" in os.fspath(workdir):
-        raise ValueError(
+        raise UserError(
             f"workdir {os.fspath(workdir)!r} is a URL, expected a path of a file system: mount the "
             "storage (all hosts have to see it) and give the path"
         )
     workdir = Path(workdir)
-    if (workdir / "config.json").exists() and saved_steps(checkpoints_dir(workdir)):
+    steps = saved_steps(checkpoints_dir(workdir))
+    if steps and not (workdir / CONFIG).exists():
+        raise MissingFileError(
+            f"{workdir} has checkpoints (of steps {', '.join(map(str, steps))}) but no {CONFIG}, "
+            "which says what they are of; put it back, or use another --workdir"
+        )
+    if steps:
         different = differences(read_config(workdir), config)
         if different:
-            raise ValueError(
+            raise UserError(
                 f"{workdir} holds a run of another configuration:\n  "
                 + "\n  ".join(different)
                 + "\nuse another --workdir, or the configuration of that run"
             )
     if jax.process_index() == 0:
+        _write(workdir, to_json(config))
+
+
+def _write(workdir: Path, config: str) -> None:
+    """Makes the folder and writes its files."""
+    try:
         workdir.mkdir(parents=True, exist_ok=True)
-        _replace(workdir / "config.json", to_json(config))
+        _replace(workdir / CONFIG, config)
         _replace(workdir / "versions.json", json.dumps(versions(), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"workdir {str(workdir)!r} is no folder that can be written ({error}); "
+            "use another --workdir"
+        ) from error
 
 
 def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
     """Returns the resolved configuration of the run in `workdir`.
 
     Raises:
-      FileNotFoundError: there is no run.
+      MissingFileError: there is no run.
+      UserError: its config.json cannot be read.
     """
-    path = Path(workdir) / "config.json"
+    path = Path(workdir) / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"no run in {workdir}: {path.name} is missing there")
-    return from_json(path.read_text(encoding="utf-8"))
+        raise MissingFileError(f"no run in {workdir}: {CONFIG} is missing there")
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # of bytes that are no text too
+        raise UserError(
+            f"{path} cannot be read: {error}; put back what the run wrote there, or use another "
+            "--workdir"
+        ) from error
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
