@@ -516,6 +516,58 @@ def test_parameters_for_another_resolution_and_patch_size(kind):
         resample_params(params, old, build(pos_embed=kind))
 
 
+@pytest.mark.parametrize("method", ["bicubic", "bicubic_offset", "bilinear_antialias"])
+def test_positions_are_resampled_by_the_method_that_is_named(method):
+    old, antialias = build(pos_resample=method, dynamic_img_size=True), build(dynamic_img_size=True)
+    x, larger = images(), images(2, (24, 20))
+    params = drawn(old, x)
+
+    def embed(module, params, x):
+        return np.asarray(module.apply({"params": params}, jnp.asarray(x), method="embed")[0])
+
+    inside = embed(old, params, larger)
+    new = build(pos_resample=method, img_size=(24, 20))
+    np.testing.assert_array_equal(inside, embed(new, resample_params(params, old, new), larger))
+    assert np.abs(inside - embed(antialias, params, larger)).max() > 0.01
+    np.testing.assert_array_equal(embed(old, params, x), embed(antialias, params, x))
+
+
+def test_positions_for_class_and_patches_but_not_for_registers():
+    """The registers come in without a position: as with a row of zeros each."""
+    options = dict(reg_tokens=2, dist_token=True, dynamic_img_size=True)
+    without, with_rows = build(no_embed_reg=True, **options), build(**options)
+    x = images()
+    params = drawn(without, x)
+    table = params["pos_embed"]["table"]
+    assert table.shape == (1, 2 + 16, 32)
+    rows = np.concatenate([table[:, :2], np.zeros((1, 2, 32), np.float32), table[:, 2:]], axis=1)
+    padded = {**params, "pos_embed": {"table": rows}}
+    for size in ((16, 16), (24, 20)):
+        x = images(2, size)
+        np.testing.assert_array_equal(
+            without.apply({"params": params}, x), with_rows.apply({"params": padded}, x)
+        )
+    smaller = build(no_embed_reg=True, img_size=(12, 16), **options)
+    moved = resample_params(params, without, smaller)
+    assert moved["pos_embed"]["table"].shape == (1, 2 + 12, 32)
+    with pytest.raises(ValueError, match="pos_prefix_tokens is 2 in the old module and 4 in the"):
+        resample_params(params, without, with_rows)
+
+
+def test_a_head_without_a_bias():
+    x = images()
+    for options in ({}, dict(dist_token=True)):
+        without = build(head_bias=False, **options)
+        params = drawn(without, x)
+        heads = [name for name in params if name.startswith("head")]
+        assert len(heads) == 1 + len(options)
+        zeros = np.zeros(5, np.float32)
+        padded = {**params, **{name: {**params[name], "bias": zeros} for name in heads}}
+        np.testing.assert_array_equal(
+            without.apply({"params": params}, x), build(**options).apply({"params": padded}, x)
+        )
+
+
 def test_bad_images_are_refused():
     module = build()
     variables = {"params": drawn(module, images())}
@@ -651,6 +703,8 @@ def test_unknown_names_are_answered_with_the_nearest():
         (dict(act_layer="geluu"), "act_layer is 'geluu'; expected one of 'gelu'"),
         (dict(norm_layer="batchnorm"), "norm_layer is 'batchnorm'; expected one of 'layernorm'"),
         (dict(pos_embed="alibi"), "pos_embed is 'alibi'; expected one of 'learn'"),
+        (dict(pos_resample="bicubik"), "pos_resample is 'bicubik'; expected .* 'bicubic_offset'"),
+        (dict(no_embed_class=True, no_embed_reg=True), "no_embed_class=True .* contradicts"),
         (dict(rope="1d"), "rope is '1d'; expected one of 'axial', 'dinov3', or None"),
         (dict(attn_backend="flash"), "attn_backend is 'flash'; expected one of 'auto'"),
         (dict(remat="dots"), r"remat is 'dots'; expected .* 'dots_saveable'"),

@@ -13,9 +13,9 @@ def resample_params(
 ) -> dict[str, Any]:
     """Resizes what depends on image and patch size; everything else is handed on as it is.
 
-    Learned position tables are resized as images (bicubic, antialias), the rows of class,
-    distillation and register tokens left untouched; patch embeddings by the pseudo-inverse resize
-    of FlexiViT.
+    Learned position tables are resized as images, by the method that `new.pos_resample` names, the
+    rows of class, distillation and register tokens left untouched; patch embeddings by the
+    pseudo-inverse resize of FlexiViT.
 
     Args:
         params: of `old`, without the "params" level.
@@ -23,12 +23,13 @@ def resample_params(
         new: the module that they are wanted for.
 
     Returns:
-        Parameters that fit `new`, where the two differ in `img_size` and `patch_size` alone.
+        Parameters that fit `new`, where what the two differ in is `img_size`, `patch_size` and
+        nothing else that parameters depend on.
 
     Raises:
         UserError: the tokens in front or the kind of position embedding differ.
     """
-    for field in ("pos_embed", "num_prefix_tokens", "no_embed_class", "resnet_layers"):
+    for field in ("pos_embed", "num_prefix_tokens", "pos_prefix_tokens", "resnet_layers"):
         if getattr(old, field) != getattr(new, field):
             raise UserError(
                 f"cannot resample: {field} is {getattr(old, field)!r} in the old module and "
@@ -48,10 +49,12 @@ def _positions(
 ) -> dict[str, Any]:
     """The tables of "learn" (one for the grid) or "learn_2d" (one for each side)."""
     rows, columns = new.grid()
+    method = new.pos_resample
     if old.pos_embed == "learn_2d":
         return {
-            "row": resample_grid(tables["row"], (rows, 1)),
-            "column": resample_grid(tables["column"], (1, columns)),
+            "row": resample_grid(tables["row"], (rows, 1), method),
+            "column": resample_grid(tables["column"], (1, columns), method),
         }
-    prefix = 0 if old.no_embed_class else old.num_prefix_tokens
-    return {"table": resample_pos_embed(tables["table"], old.grid(), (rows, columns), prefix)}
+    prefix = old.pos_prefix_tokens
+    table = resample_pos_embed(tables["table"], old.grid(), (rows, columns), prefix, method)
+    return {"table": table}

@@ -30,6 +30,7 @@ from vit_jax.models.layers.norm import NORMS, make_norm
 from vit_jax.models.layers.patch import PatchEmbed
 from vit_jax.models.layers.pool import POOLS, AttentionPool
 from vit_jax.models.layers.position import POS_EMBEDS, PositionEmbed
+from vit_jax.models.layers.resample import METHODS
 from vit_jax.models.partitioning import PlainModule
 
 Size = int | tuple[int, int]
@@ -80,6 +81,7 @@ FIELD_RANGES: dict[str, ranges.Range] = {
     "act_layer": ranges.one_of(ACTIVATIONS),
     "norm_layer": ranges.one_of(NORMS),
     "pos_embed": ranges.one_of(POS_EMBEDS),
+    "pos_resample": ranges.one_of(METHODS),
     "rope": ranges.or_none(ranges.one_of(rope.ROPES)),
     "rope_temperature": ranges.or_none(ranges.POSITIVE),
     "representation_size": ranges.or_none(ranges.whole(1)),
@@ -129,7 +131,12 @@ class VisionTransformer(PlainModule):
             the mean of both heads.
         reg_tokens: how many register tokens follow (Darcet et al. 2024).
         pos_embed: "learn", "learn_2d", "sincos_1d", "sincos_2d" or "none".
+        pos_resample: how a learned table is resized for another grid: "bicubic_antialias" (timm),
+            "bicubic", "bicubic_offset" (DINO, and DINOv2 without registers) or
+            "bilinear_antialias" (see `layers.resample`).
         no_embed_class: the table has no rows for the tokens in front.
+        no_embed_reg: the table has rows for class and distillation token, none for the registers
+            (DINOv2 with registers as its authors publish it).
         rope: rotary embedding of queries and keys, "axial" or "dinov3", or None.
         rope_temperature: base of its frequencies; None is the paper's (`layers.rope.ROPES`).
         pre_norm: norm before the first block (CLIP).
@@ -137,6 +144,7 @@ class VisionTransformer(PlainModule):
         fc_norm: that norm comes after pooling; None means with "avg" only.
         pool_include_prefix: "avg" and "map" pool over the tokens in front too.
         representation_size: width of a tanh layer before the head, or None.
+        head_bias: bias of the head.
         dynamic_img_size: other image sizes are taken and the positions resampled.
         resnet_layers: bottlenecks in each stage of a ResNet in front (hybrid), or None.
         drop_rate: dropout before the head.
@@ -182,7 +190,9 @@ class VisionTransformer(PlainModule):
     dist_token: bool = False
     reg_tokens: int = 0
     pos_embed: str = "learn"
+    pos_resample: str = "bicubic_antialias"
     no_embed_class: bool = False
+    no_embed_reg: bool = False
     rope: str | None = None
     rope_temperature: float | None = None
     pre_norm: bool = False
@@ -190,6 +200,7 @@ class VisionTransformer(PlainModule):
     fc_norm: bool | None = None
     pool_include_prefix: bool = False
     representation_size: int | None = None
+    head_bias: bool = True
     dynamic_img_size: bool = False
     resnet_layers: tuple[int, ...] | None = None
     drop_rate: float = 0.0
@@ -210,6 +221,13 @@ class VisionTransformer(PlainModule):
     def num_prefix_tokens(self) -> int:
         """Tokens in front of the patches."""
         return int(self.class_token) + int(self.dist_token) + self.reg_tokens
+
+    @property
+    def pos_prefix_tokens(self) -> int:
+        """Tokens in front that the position table has rows for: the first ones."""
+        if self.no_embed_class:
+            return 0
+        return self.num_prefix_tokens - (self.reg_tokens if self.no_embed_reg else 0)
 
     @property
     def stride(self) -> tuple[int, int]:
@@ -263,6 +281,11 @@ class VisionTransformer(PlainModule):
             )
         if self.global_pool.startswith("token") and not self.class_token:
             raise UserError(f"global_pool={self.global_pool!r} needs class_token=True")
+        if self.no_embed_class and self.no_embed_reg:
+            raise UserError(
+                "no_embed_class=True (the table has no row for any token in front) contradicts "
+                "no_embed_reg=True (only the registers have none): set one of them"
+            )
         if self.dist_token and (self.global_pool != "token" or not self.num_classes):
             raise UserError("dist_token=True needs global_pool='token' and num_classes > 0")
         if self.dist_token and self.representation_size is not None:
@@ -286,9 +309,14 @@ class VisionTransformer(PlainModule):
             shape = (1, self.reg_tokens, d)
             self.reg_token = self.param("reg_token", small, shape, self.param_dtype)
         if self.pos_embed != "none":
-            prefix = 0 if self.no_embed_class else self.num_prefix_tokens
             self.positions = PositionEmbed(
-                self.pos_embed, self.grid(), d, prefix, self.param_dtype, name="pos_embed"
+                self.pos_embed,
+                self.grid(),
+                d,
+                self.pos_prefix_tokens,
+                self.pos_resample,
+                self.param_dtype,
+                name="pos_embed",
             )
         if self.pre_norm:
             self.norm_pre = self._norm()
@@ -367,6 +395,7 @@ class VisionTransformer(PlainModule):
         return Linear(
             (self.num_classes,),
             ("embed", "classes"),
+            use_bias=self.head_bias,
             kernel_init=nn.initializers.zeros,
             dtype=wide,
             param_dtype=self.param_dtype,
@@ -411,11 +440,9 @@ class VisionTransformer(PlainModule):
             images = self.backbone(images)
         x = self.patch_embed(images)
         b, grid, d = x.shape[0], x.shape[1:3], x.shape[3]
-        x = x.reshape(b, -1, d)
-        rows = 0.0
+        x = self._prepend(x.reshape(b, -1, d))
         if self.pos_embed != "none":
-            rows = self.positions(grid).astype(x.dtype)
-        x = self._prepend(x + rows) if self.no_embed_class else self._prepend(x) + rows
+            x = x + self._position_rows(grid).astype(x.dtype)
         x = dropout(x, self.pos_drop_rate, key_pos)
         angles = self._angles(grid)
         kept = kept_patches(key_patch, b, grid[0] * grid[1], self.patch_drop_rate)
@@ -500,6 +527,13 @@ class VisionTransformer(PlainModule):
         b, _, d = patches.shape
         front = [jnp.broadcast_to(t, (b, t.shape[1], d)).astype(patches.dtype) for t in front]
         return jnp.concatenate([*front, patches], axis=1)
+
+    def _position_rows(self, grid: tuple[int, int]) -> jax.Array:
+        """What is added to the tokens of `grid`, `(1, n, d)`: zeros where the table has no row."""
+        embedded = self.pos_prefix_tokens
+        front, patches = jnp.split(self.positions(grid), [embedded], axis=1)
+        without = self.num_prefix_tokens - embedded
+        return jnp.concatenate([front, jnp.pad(patches, ((0, 0), (without, 0), (0, 0)))], axis=1)
 
     def _angles(self, grid: tuple[int, int]) -> jax.Array | None:
         if self.rope is None:
@@ -606,7 +640,9 @@ def _register_all() -> None:
             name = f"vit_{size}_patch{patch}_siglip_{resolution}"
             add(name, **SIZES[size], patch_size=patch, img_size=resolution, **siglip)
 
-    # DINOv2's backbones: LayerScale, optional registers, made for 518 pixels.
+    # DINOv2's backbones: LayerScale, optional registers, made for 518 pixels. At other resolutions
+    # they resample positions as timm does; pos_resample="bicubic_offset" gives the numbers of the
+    # authors' code for the models without registers (with registers the two agree).
     dino = dict(patch_size=14, img_size=518, init_values=1e-5, num_classes=0)
     giant2 = dict(embed_dim=1536, depth=40, num_heads=24, mlp_ratio=2.66667)
     giant2.update(mlp_layer="swiglu", act_layer="silu")

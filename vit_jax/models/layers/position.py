@@ -59,12 +59,14 @@ class PositionEmbed(nn.Module):
         dim: width of a token.
         num_prefix_tokens: rows in front for class, distillation and register tokens. Learned for
             "learn"; zeros (nothing is added) for the other kinds.
+        resample: how learned tables are resized for other grids, see `layers.resample`.
     """
 
     kind: str
     grid: tuple[int, int]
     dim: int
     num_prefix_tokens: int = 0
+    resample: str = "bicubic_antialias"
     param_dtype: Any = jnp.float32
 
     def setup(self) -> None:  # noqa: D102
@@ -82,10 +84,11 @@ class PositionEmbed(nn.Module):
     def __call__(self, grid: tuple[int, int]) -> jax.Array:
         """Rows for `grid`, `(1, num_prefix_tokens + h * w, dim)`; learned tables are resampled."""
         if self.kind == "learn":
-            return resample_pos_embed(self.table, self.grid, grid, self.num_prefix_tokens)
+            prefix = self.num_prefix_tokens
+            return resample_pos_embed(self.table, self.grid, grid, prefix, self.resample)
         if self.kind == "learn_2d":
-            row = resample_grid(self.row, (grid[0], 1))
-            column = resample_grid(self.column, (1, grid[1]))
+            row = resample_grid(self.row, (grid[0], 1), self.resample)
+            column = resample_grid(self.column, (1, grid[1]), self.resample)
             patches = (row + column).reshape(-1, self.dim)
         else:
             patches = jnp.asarray(sincos_table(self.kind, grid, self.dim))
