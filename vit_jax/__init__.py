@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "create_model": "vit_jax.models",
     "list_models": "vit_jax.models",
+    "preprocess": "vit_jax.data",
     "preprocessing": "vit_jax.models",
     "base_config": "vit_jax.training.config",
     "load_config": "vit_jax.training.config",
@@ -25,6 +26,7 @@ __all__ = [
     "evaluate",
     "list_models",
     "load_config",
+    "preprocess",
     "preprocessing",
     "train",
 ]

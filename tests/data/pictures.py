@@ -31,6 +31,19 @@ def smooth(height, width, seed=0):
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
+def natural(height, width, seed=0):
+    """A colour picture with what photographs have: a 1/f spectrum, hard edges, black and white."""
+    rng = np.random.default_rng(seed)
+    y, x = np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij")
+    noise = np.fft.fft2(rng.normal(size=(3, height, width)))
+    texture = np.fft.ifft2(noise / np.maximum(np.hypot(y, x), 1 / max(height, width))).real
+    texture /= texture.std(axis=(1, 2), keepdims=True)
+    texture[:, height // 3 :, : width // 2] += 3.0  # runs into white
+    texture[:, : height // 2, 2 * width // 3 :] *= -0.3
+    texture[:, height // 5 : height // 5 + 2] = -9.0  # a black wire
+    return np.clip(128 + 50 * texture, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+
 def encode(picture, format="PNG", **options):
     """An array or Pillow image as a file's bytes."""
     file = io.BytesIO()

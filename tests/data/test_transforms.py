@@ -220,6 +220,8 @@ def test_a_generator_in_the_same_state_gives_the_same_pixels():
         ("resize_small(crop_pct=1.1)", "crop_pct is 1.1: expected a number from"),
         ("resize_small(1e-9)", "crop_pct is 1e-09: expected a number from 0.01 to 1"),
         ("resize_small('all')", "crop_pct is 'all': expected a number"),
+        ("resize(0)", "crop_pct is 0: expected a number from 0.01 to 1"),
+        ("center_crop('up')", "unknown rounding 'up'"),
         ("resize_pad(fill=300)", "fill is 300: expected a whole number from 0 to 255"),
         ("resize_pad(fill=7.5)", "fill is 7.5: expected a whole number from 0 to 255"),
         ("random_shift(1, fill=-1)", "fill is -1: expected a whole number from 0 to 255"),

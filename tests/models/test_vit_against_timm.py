@@ -238,7 +238,11 @@ SHARED_NAMES = [
 def test_preprocessing_equals_timm(name):
     expected = oracle.timm.get_pretrained_cfg(name)
     assert vit_jax.preprocessing(name) == vit_jax.models.Preprocessing(
-        expected.mean, expected.std, expected.interpolation, expected.crop_pct
+        expected.mean,
+        expected.std,
+        expected.interpolation,
+        expected.crop_pct,
+        expected.crop_mode,
     )
 
 

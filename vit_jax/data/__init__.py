@@ -13,8 +13,10 @@ _HOMES = {
     "Source": "vit_jax.data.sources",
     "build_transform": "vit_jax.data.transforms",
     "eval_batches": "vit_jax.data.pipeline",
+    "eval_transform": "vit_jax.data.preprocessing",
     "open_source": "vit_jax.data.sources",
     "prefetch_to_device": "vit_jax.data.prefetch",
+    "preprocess": "vit_jax.data.preprocessing",
     "train_batches": "vit_jax.data.pipeline",
 }
 __all__ = list(_HOMES)

@@ -113,11 +113,7 @@ class EncodedImage:
         with _as_decode_error(self.name):
             if reduction > 1:
                 image.draft(None, (image.width // reduction, image.height // reduction))
-            image.load()
-            undo = _UNDO_ORIENTATION.get(_orientation(image))
-            if undo is not None:
-                image = image.transpose(undo)
-            return convert(image, self._mode)
+            return _upright(image, self._mode)
 
 
 def decode(data: bytes, channels: int = 3, name: str = "image") -> np.ndarray:
@@ -135,6 +131,34 @@ def decode(data: bytes, channels: int = 3, name: str = "image") -> np.ndarray:
       DecodeError: the bytes are not a whole picture of a known format.
     """
     return to_array(EncodedImage(data, channels, name).decode())
+
+
+def decode_pillow(image: Image.Image, channels: int = 3, name: str = "image") -> np.ndarray:
+    """Decodes a Pillow image, which `Image.open` has perhaps not read yet.
+
+    Args:
+      image: as it came from its file: with its EXIF orientation, where there is one.
+      channels: 1 (grey), 3 (RGB) or 4 (RGB and alpha).
+      name: what to call the picture in an error.
+
+    Returns:
+      uint8 (height, width, channels), what `decode` makes of the same file.
+
+    Raises:
+      DecodeError: its file is damaged or ends early, or its pixels have no known range.
+    """
+    mode = mode_of(channels)
+    with _as_decode_error(name):
+        return to_array(_upright(image, mode))
+
+
+def _upright(image: Image.Image, mode: str) -> Image.Image:
+    """Loads the pixels, undoes the orientation and converts."""
+    image.load()
+    undo = _UNDO_ORIENTATION.get(_orientation(image))
+    if undo is not None:
+        image = image.transpose(undo)
+    return convert(image, mode)
 
 
 def mode_of(channels: int) -> str:

@@ -8,8 +8,8 @@ Operations run from left to right; their arguments are Python literals. A spec h
 |---|---|
 | `inception_crop(scale, ratio, reduced)` | random area and aspect ratio, resized to the target |
 | `random_crop` | a window of the target size, anywhere |
-| `center_crop` | a window of the target size, in the middle |
-| `resize` | to the target size, the aspect ratio is lost |
+| `center_crop(rounding)` | a window of the target size, in the middle |
+| `resize(crop_pct)` | to target / crop_pct, the aspect ratio is lost |
 | `resize_small(crop_pct)` | smallest that covers target / crop_pct, the aspect ratio is kept |
 | `resize_pad(mode, fill)` | largest that fits into the target, the rest is padded |
 | `random_shift(k, mode, fill)` | moves by up to k pixels each way, what is uncovered is padded |
@@ -45,6 +45,7 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
     "box": Image.Resampling.BOX,
 }
+ROUNDINGS = {"even": round, "down": math.floor}
 PAD_MODES = ("constant", "edge", "reflect")
 OPERATIONS: dict[str, type] = {}
 
@@ -274,6 +275,11 @@ def _check_range(name: str, pair: tuple[float, float], low: float, high: float) 
         raise UserError(f"{name} is {pair!r}: expected two numbers a <= b from {low} to {high}")
 
 
+def _check_crop_pct(crop_pct: float) -> None:
+    if not _is_number(crop_pct, 0.01, 1):
+        raise UserError(f"crop_pct is {crop_pct!r}: expected a number from 0.01 to 1")
+
+
 def _check_padding(mode: str, fill: int) -> None:
     if mode not in PAD_MODES:
         raise UserError(unknown("pad mode", str(mode), PAD_MODES))
@@ -364,24 +370,45 @@ class RandomCrop:
 @operation("center_crop")
 @dataclasses.dataclass(frozen=True)
 class CenterCrop:
-    """The window of the target's size in the middle, where torchvision's CenterCrop has it."""
+    """The window of the target's size in the middle.
+
+    Attributes:
+      rounding: of half an odd margin. "even": to the nearest even number, as torchvision and timm;
+        "down": as Transformers, whose window lies one pixel before theirs for margins 3, 7, 11 ...
+    """
+
+    rounding: str = "even"
+
+    def __post_init__(self):
+        if self.rounding not in ROUNDINGS:
+            raise UserError(unknown("rounding", str(self.rounding), ROUNDINGS))
 
     def __call__(self, picture: Picture, rng: np.random.Generator, target: Target) -> Picture:
         """Returns the window; UserError where the picture is smaller than it."""
         del rng
         spare = _check_room(picture, target, "center_crop")
-        return crop(picture, round(spare[0] / 2), round(spare[1] / 2), target.size)
+        halve = ROUNDINGS[self.rounding]
+        return crop(picture, halve(spare[0] / 2), halve(spare[1] / 2), target.size)
 
 
 @operation("resize")
 @dataclasses.dataclass(frozen=True)
 class Resize:
-    """To the target's size; the aspect ratio is not kept."""
+    """To floor(target / crop_pct); the aspect ratio is not kept.
+
+    Attributes:
+      crop_pct: fraction of each side that a centre crop of the target's size will keep.
+    """
+
+    crop_pct: float = 1.0
+
+    def __post_init__(self):
+        _check_crop_pct(self.crop_pct)
 
     def __call__(self, picture: Picture, rng: np.random.Generator, target: Target) -> Picture:
         """Returns the resized picture."""
         del rng
-        return resize(picture, target.size, target.interpolation)
+        return resize(picture, _before_crop(target, self.crop_pct), target.interpolation)
 
 
 @operation("resize_small")
@@ -389,8 +416,9 @@ class Resize:
 class ResizeSmall:
     """The smallest size that covers floor(target / crop_pct) and keeps the aspect ratio.
 
-    For a square target that is torchvision's `Resize(floor(size / crop_pct))` and timm's evaluation
-    transform: the short side is given, the long side is rounded down.
+    These are the sizes of timm's evaluation transform. For a square target that is torchvision's
+    `Resize(floor(size / crop_pct))`: the short side is given, the long side is rounded down. For
+    another target it is timm's `ResizeKeepRatio`: the other side is rounded to the nearest.
 
     Attributes:
       crop_pct: fraction of each side that a centre crop of the target's size will keep.
@@ -399,19 +427,32 @@ class ResizeSmall:
     crop_pct: float = 0.875
 
     def __post_init__(self):
-        if not _is_number(self.crop_pct, 0.01, 1):
-            raise UserError(f"crop_pct is {self.crop_pct!r}: expected a number from 0.01 to 1")
+        _check_crop_pct(self.crop_pct)
 
     def __call__(self, picture: Picture, rng: np.random.Generator, target: Target) -> Picture:
         """Returns the resized picture."""
         del rng
-        height, width = size_of(picture)
-        least = [math.floor(side / self.crop_pct) for side in target.size]
-        if least[0] * width >= least[1] * height:  # the height decides
-            size = least[0], max(least[1], int(least[0] * width / height))
-        else:
-            size = max(least[0], int(least[1] * height / width)), least[1]
-        return resize(picture, size, target.interpolation)
+        least = _before_crop(target, self.crop_pct)
+        cover = _cover_square if least[0] == least[1] else _cover
+        return resize(picture, cover(*size_of(picture), *least), target.interpolation)
+
+
+def _before_crop(target: Target, crop_pct: float) -> tuple[int, int]:
+    """The size of which a crop of the target's size keeps `crop_pct` of each side."""
+    return math.floor(target.size[0] / crop_pct), math.floor(target.size[1] / crop_pct)
+
+
+def _cover_square(height: int, width: int, side: int, _: int) -> tuple[int, int]:
+    """`height`x`width` scaled so that the short side is `side`."""
+    if height <= width:
+        return side, int(side * width / height)
+    return int(side * height / width), side
+
+
+def _cover(height: int, width: int, least_height: int, least_width: int) -> tuple[int, int]:
+    """`height`x`width` scaled so that it just covers what is given."""
+    ratio = min(height / least_height, width / least_width)
+    return round(height / ratio), round(width / ratio)
 
 
 @operation("resize_pad")

@@ -9,24 +9,38 @@ from vit_jax.errors import UserError
 from vit_jax.models.partitioning import PlainModule
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CROP_MODES = ("center", "center_floor", "squash")
 HALF = (0.5, 0.5, 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How a model's images are prepared.
+    """How a model's images are prepared; the size they come to is the module's `img_size`.
 
     Attributes:
         mean: subtracted from each channel, images in [0, 1].
         std: each channel is divided by it after that.
-        interpolation: "bicubic" or "bilinear".
-        crop_pct: at evaluation the centre that is kept, as a share of the resized short side.
+        interpolation: of resizing, "bicubic" or "bilinear".
+        crop_pct: share of each side of the resized picture that the crop from its centre keeps at
+            evaluation.
+        crop_mode: how the picture is resized before: "center" (aspect ratio kept, so that the
+            short side fits), "center_floor" (the same, with Transformers' rounding of the crop's
+            place, see `vit_jax.data.transforms.CenterCrop`) or "squash" (to the exact size, aspect
+            ratio lost).
+
+    Raises:
+        UserError: unknown crop_mode.
     """
 
     mean: tuple[float, ...] = HALF
     std: tuple[float, ...] = HALF
     interpolation: str = "bicubic"
     crop_pct: float = 0.9
+    crop_mode: str = "center"
+
+    def __post_init__(self):
+        if self.crop_mode not in CROP_MODES:
+            raise UserError(naming.unknown("crop_mode", self.crop_mode, CROP_MODES))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +85,11 @@ def model_spec(name: str) -> ModelSpec:
     if name not in _MODELS:
         raise UserError(f"{naming.unknown('model', name, _MODELS)} vit_jax.list_models() lists all")
     return _MODELS[name]
+
+
+def module_classes() -> dict[str, type[PlainModule]]:
+    """The classes of modules that names stand for, by their own name."""
+    return {spec.module.__name__: spec.module for spec in _MODELS.values()}
 
 
 def preprocessing(name: str) -> Preprocessing:

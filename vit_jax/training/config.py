@@ -86,7 +86,7 @@ def _data() -> ConfigDict:
             "train_split": "train",
             "eval_split": "test",  # of a folder, "eval": its val or test, whichever it has
             "train_transform": "resize",  # see vit_jax.data.build_transform
-            "eval_transform": "resize",
+            "eval_transform": None,  # None: the model's own, see vit_jax.data.eval_transform
             "batch_size": 128,  # images an update, over all devices and micro-batches
             "eval_batch_size": None,  # None: batch_size
             "workers": 0,  # processes that decode, on each host; 0: in the training process

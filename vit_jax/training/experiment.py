@@ -137,9 +137,12 @@ class Experiment:
     def _transform(self, key: str) -> Transform:
         *size, channels = self.image_shape
         preprocessing = models.preprocessing(self.config.model.name)
+        spec = self.config.data[key]
+        if spec is None:  # of evaluation: as the model was evaluated
+            spec = data.eval_transform(preprocessing)
         interpolation = self.config.data.interpolation or preprocessing.interpolation
         with _naming(f"data.{key}"):
-            return data.build_transform(self.config.data[key], tuple(size), channels, interpolation)
+            return data.build_transform(spec, tuple(size), channels, interpolation)
 
 
 def build_module(config: ConfigDict) -> nn.Module:

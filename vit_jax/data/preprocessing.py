@@ -1,0 +1,92 @@
+"""From one picture to what a model is fed, by the same transforms that evaluation runs.
+
+The resizes and crops are those of torchvision, timm and Transformers on Pillow images, to the bit;
+`vit_jax.models.Preprocessing` says which of them a model was made with.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from vit_jax.data.decode import decode_pillow
+from vit_jax.data.transforms import build_transform
+from vit_jax.errors import MissingFileError, UserError
+
+if TYPE_CHECKING:  # what reads pictures, in many worker processes, needs neither JAX nor Flax
+    from vit_jax.models import Preprocessing
+
+_TRANSFORMS = {
+    "center": "resize_small({})|center_crop",
+    "center_floor": "resize_small({})|center_crop('down')",
+    "squash": "resize({})|center_crop",
+}
+
+
+def eval_transform(preprocessing: "Preprocessing") -> str:
+    """The transform of a model's evaluation, such as "resize_small(0.9)|center_crop".
+
+    Args:
+      preprocessing: its `crop_mode` and `crop_pct` are used.
+
+    Returns:
+      A spec for `vit_jax.data.build_transform`.
+    """
+    return _TRANSFORMS[preprocessing.crop_mode].format(preprocessing.crop_pct)
+
+
+def preprocess(
+    picture: str | os.PathLike | bytes | Image.Image | np.ndarray,
+    preprocessing: "Preprocessing",
+    size: int | tuple[int, int],
+) -> np.ndarray:
+    """Decodes, resizes, crops and normalises one picture, as evaluation does.
+
+        model = vit_jax.create_model(name)
+        image = vit_jax.preprocess("cat.jpg", vit_jax.preprocessing(name), model.img_size)
+        logits = model.apply(variables, image[None])
+
+    Args:
+      picture: the path of a file, an encoded file's bytes, a Pillow image, or uint8 pixels
+        (h, w, 1, 3 or 4). The rules of decoding are those of `vit_jax.data.decode`: EXIF
+        orientation is applied, to a Pillow image that still carries it as well.
+      preprocessing: of the model, see `vit_jax.preprocessing`.
+      size: of the result in pixels: (height, width), or one number for a square. The model's
+        `img_size`.
+
+    Returns:
+      float32 (height, width, 3): (x / 255 - mean) / std. As many channels as there are means.
+
+    Raises:
+      DecodeError: it cannot be decoded.
+      MissingFileError: no file of that path.
+      UserError: the picture is none of these, or the size or preprocessing is out of range.
+    """
+    channels = len(preprocessing.mean)
+    spec, interpolation = eval_transform(preprocessing), preprocessing.interpolation
+    transform = build_transform(spec, size, channels, interpolation)
+    name = os.fspath(picture) if isinstance(picture, str | os.PathLike) else "the picture"
+    # Nothing in these transforms is random.
+    pixels = transform(_read(picture, channels), np.random.default_rng(0), name)
+    mean, std = (np.asarray(x, np.float32) for x in (preprocessing.mean, preprocessing.std))
+    return (pixels.astype(np.float32) / 255 - mean) / std
+
+
+def _read(
+    picture: str | os.PathLike | bytes | Image.Image | np.ndarray, channels: int
+) -> bytes | np.ndarray:
+    """What a `Transform` takes: an encoded file or pixels."""
+    if isinstance(picture, bytes | np.ndarray):
+        return picture
+    if isinstance(picture, Image.Image):
+        return decode_pillow(picture, channels, "the picture")
+    if isinstance(picture, str | os.PathLike):
+        if not Path(picture).is_file():
+            raise MissingFileError(f"no picture at {os.fspath(picture)}: expected a file")
+        return Path(picture).read_bytes()
+    raise UserError(
+        f"the picture is {type(picture).__name__}: expected a path, bytes, a Pillow image or a "
+        "uint8 array (height, width, channels)"
+    )
