@@ -1,23 +1,35 @@
-"""Writes a model for other libraries: Transformers, timm, Google's `.npz`."""
+"""Writes a model for others: Transformers, timm, Google's `.npz`, a user's own PyTorch code."""
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from vit_jax.convert import mapping, params
+from vit_jax.convert import own, params
 from vit_jax.convert.folder import Model, check_free
 from vit_jax.convert.layouts import LAYOUTS, Layout, Source
 from vit_jax.convert.layouts.base import Json, check_expressed
+from vit_jax.convert.mapping import outward
 from vit_jax.convert.rules import Table
 from vit_jax.convert.writers import write_npz, write_sharded_safetensors
 from vit_jax.errors import UserError
 
-FORMATS = {"transformers": ("transformers",), "timm": ("timm",), "npz": ("augreg", "big_vision")}
+FORMATS = {
+    "transformers": ("transformers",),
+    "timm": ("timm",),
+    "npz": ("augreg", "big_vision"),
+    "own": ("own",),
+}
 WEIGHTS = "model.safetensors"
 MAX_SHARD_BYTES = 5 * 10**9  # as Transformers writes them by default, in bytes
 
 
-def export(model: Model, output: str | os.PathLike[str], format: str) -> Layout:
+def export(
+    model: Model,
+    output: str | os.PathLike[str],
+    format: str,
+    mapping: str | os.PathLike[str] | None = None,
+) -> Layout:
     """Writes a folder that the library of `format` loads.
 
     | format | how to load it there |
@@ -25,11 +37,13 @@ def export(model: Model, output: str | os.PathLike[str], format: str) -> Layout:
     | "transformers" | `AutoModel...from_pretrained(output)` |
     | "timm" | `timm.create_model("local-dir:" + output, pretrained=True)` |
     | "npz" | `model.npz`, as vision_transformer or big_vision stores it |
+    | "own" | `safetensors.torch.load_model(theirs, output + "/model.safetensors")` |
 
     Args:
         model: its parameters keep their dtypes.
         output: a folder; must not exist, or be empty.
         format: see above.
+        mapping: for "own" and no other: the mapping file of your code, see `convert.own`.
 
     Returns:
         The layout that was written.
@@ -40,10 +54,13 @@ def export(model: Model, output: str | os.PathLike[str], format: str) -> Layout:
     """
     if format not in FORMATS:
         raise UserError(f"format {format!r} is unknown; choose one of {sorted(FORMATS)}")
+    if (format == "own") != (mapping is not None):
+        raise UserError("format 'own' and a mapping file go together: give both or none")
     folder = Path(os.path.abspath(output))
     check_free(folder)
-    layout, table, files = choose_layout(model, format)
-    tensors = mapping.outward(params.by_path(model.params), table)
+    layouts = LAYOUTS if mapping is None else (own.writing_layout(mapping, model.module),)
+    layout, table, files = choose_layout(model, format, layouts)
+    tensors = outward(params.by_path(model.params), table)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -54,14 +71,16 @@ def export(model: Model, output: str | os.PathLike[str], format: str) -> Layout:
     return layout
 
 
-def choose_layout(model: Model, format: str) -> tuple[Layout, Table, dict[str, Json]]:
+def choose_layout(
+    model: Model, format: str, layouts: Sequence[Layout] = LAYOUTS
+) -> tuple[Layout, Table, dict[str, Json]]:
     """The layout of `format` that says exactly what the model is, its table and its files.
 
     Raises:
         UserError: there is none; gives each one's reason.
     """
     reasons = []
-    for layout in LAYOUTS:
+    for layout in layouts:
         fits = layout.name in FORMATS[format] and isinstance(model.module, layout.module)
         if not fits or not layout.expresses(model.module):
             continue
@@ -78,7 +97,7 @@ def _written(model: Model, layout: Layout) -> tuple[Table, dict[str, Json]]:
     module = model.module
     table = layout.write_table(module)
     files = layout.write_files(module, model.preprocessing)
-    tensors = mapping.outward(params.by_path(model.params), table)
+    tensors = outward(params.by_path(model.params), table)
     back, _ = layout.read(Source(Path(), tensors, files.get("config.json")))
     check_expressed(module, layout, back)
     return table, files

@@ -13,7 +13,6 @@ is run, as any program is; only the one that the user names, never one from a so
 """
 
 import dataclasses
-import functools
 import importlib.util
 import os
 import sys
@@ -24,7 +23,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from vit_jax.convert import own_json, params
-from vit_jax.convert.layouts.base import Layout, check_expressed
+from vit_jax.convert.layouts.base import Layout
 from vit_jax.convert.mapping import expected_shapes
 from vit_jax.convert.rules import Axes, Rule, Shape, Table
 from vit_jax.convert.source import Identity
@@ -37,9 +36,9 @@ if TYPE_CHECKING:
     import torch
 
 UNCHANGED = "... -> ..."  # the pattern of a rule without one
-# Fields in which a model that is written may differ from the one that the mapping file describes:
-# each shows in the shapes of the tensors.
-RESHAPING = ("num_classes", "img_size", "patch_size")
+# Fields in which a model that is written may differ from what the mapping file says: they show in
+# the shapes of tensors, so that nobody can load it into a PyTorch module of other ones.
+SHOWN = ("num_classes", "img_size", "patch_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,18 +169,27 @@ def layout(own: Own) -> Layout:
         claims=lambda source: True,
         read=lambda source: (_fields(own.module), True),
         table=lambda module, source: own.table(module),
-        expresses=lambda module: isinstance(module, type(own.module)),
-        write_table=functools.partial(_write_table, own),
+        expresses=lambda module: True,
+        write_table=own.table,
         preprocessing=lambda source: own.preprocessing,
         write_files=lambda module, prep: {},
     )
 
 
-def _write_table(own: Own, module: PlainModule) -> Table:
-    """The table to write `module` with: the user's code must compute what it computes."""
-    back = _fields(own.module) | {field: getattr(module, field) for field in RESHAPING}
-    check_expressed(module, layout(own), back)
-    return own.table(module)
+def writing_layout(path: str | os.PathLike[str], module: PlainModule) -> Layout:
+    """The mapping file `path` as a layout to write `module` in.
+
+    Raises:
+        UserError: see `read`; or it describes a model of another class.
+    """
+    own = read(path)
+    if type(own.module) is not type(module):
+        raise UserError(
+            f"{path} describes a {type(own.module).__name__}, the model is a "
+            f"{type(module).__name__}"
+        )
+    shown = {field: getattr(module, field) for field in SHOWN}
+    return layout(dataclasses.replace(own, module=own.module.clone(**shown)))
 
 
 def _fields(module: PlainModule) -> dict[str, Any]:

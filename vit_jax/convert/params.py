@@ -22,7 +22,8 @@ STACKED = "blocks"  # the name of a leaf's ancestor that says: axis 0 counts blo
 def shapes_of(module: nn.Module) -> dict[str, Any]:
     """The tree of `jax.ShapeDtypeStruct` of the module's parameters; nothing is allocated."""
     images = jax.ShapeDtypeStruct((1, *pair(module.img_size), module.in_chans), np.float32)
-    return jax.eval_shape(module.init, jax.random.key(0), images)["params"]
+    with jax.enable_x64(True):  # else those of a float64 module would be float32
+        return jax.eval_shape(module.init, jax.random.key(0), images)["params"]
 
 
 def allocate(module: nn.Module, dtype: Any) -> dict[str, Any]:

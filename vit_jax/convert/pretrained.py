@@ -1,9 +1,10 @@
 """Loads pretrained weights: from a file, a folder or the hub to a module and its variables."""
 
 import dataclasses
+import functools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from vit_jax.convert.adapt import Adaptation, adapt
 from vit_jax.convert.folder import Model
 from vit_jax.convert.layouts import Source
 from vit_jax.convert.rules import Table
-from vit_jax.convert.source import Identity, identify, open_source
+from vit_jax.convert.source import Identity, identify, layout_of, open_source
 from vit_jax.errors import UserError
 from vit_jax.models.layers.encoder import stack_blocks, unstack_blocks
 from vit_jax.models.partitioning import PlainModule
@@ -109,6 +110,14 @@ def load(
     return override(base, **overrides)
 
 
+def needs_name(source: str | os.PathLike[str]) -> bool:
+    """Whether a source does not say by itself which model it is of."""
+    if folder.is_converted(source):
+        return False
+    opened = open_source(source)
+    return not layout_of(opened).read(opened)[1]
+
+
 def read(source: Source, identity: Identity, dtype: Any = None, *, scan: bool = False) -> Model:
     """The model that a source holds, as it is.
 
@@ -123,7 +132,7 @@ def read(source: Source, identity: Identity, dtype: Any = None, *, scan: bool = 
     table = identity.layout.table(module, source)
     tree = _allocate(module, table, source, dtype or jnp.float32)
     mapping.fill(source.tensors, table, params.by_path(tree))
-    module = module.clone(param_dtype=jnp.result_type(*jax.tree.leaves(tree)))
+    module = module.clone(param_dtype=_widest(leaf.dtype for leaf in jax.tree.leaves(tree)))
     origin = {"source": os.fspath(source.path), "layout": identity.layout.name}
     return Model(module, tree, identity.preprocessing, identity.name, origin)
 
@@ -135,7 +144,7 @@ def _allocate(module: PlainModule, table: Table, source: Source, dtype: Any) -> 
     mapping.check_tensors(source.tensors, table, expected)
     dtypes: dict[str, Any] = {}
     for rule in table.rules:
-        found = jnp.result_type(*(source.tensors[name].dtype for name in rule.sources))
+        found = _widest(source.tensors[name].dtype for name in rule.sources)
         for path in rule.targets:
             path = params.leaf_path(path, module)
             dtypes[path] = jnp.promote_types(dtypes.get(path, found), found)
@@ -149,6 +158,11 @@ def _allocate(module: PlainModule, table: Table, source: Source, dtype: Any) -> 
     flat = traverse_util.flatten_dict(shapes, sep="/")
     leaves = {path: np.empty(leaf.shape, dtypes[path]) for path, leaf in flat.items()}
     return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def _widest(dtypes: Iterable[Any]) -> Any:
+    """The dtype that holds all; `jnp.result_type` would make float32 of float64."""
+    return functools.reduce(jnp.promote_types, dtypes)
 
 
 def _cast(model: Model, dtype: Any) -> Model:
@@ -171,8 +185,10 @@ def override(model: Model, **overrides: Any) -> tuple[Model, Adaptation]:
     naming.check_known(f"hyper-parameter of {cls.__name__}", overrides, fields)
     new = model.module.clone(**overrides)
     new.check()
-    old, tree = restack(model.module, model.params, new.scan)
-    tree, report = adapt(tree, old, new, **_announced(old, new))
+    wide = new.param_dtype == np.float64 or jax.config.jax_enable_x64
+    with jax.enable_x64(wide):  # else what is drawn or resampled would be rounded
+        old, tree = restack(model.module, model.params, new.scan)
+        tree, report = adapt(tree, old, new, **_announced(old, new))
     return dataclasses.replace(model, module=new, params=tree), report
 
 
