@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,6 @@ from vit_jax.cli.arguments import overrides
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Calls `vit-jax ARGUMENTS` in this process; returns exit code, output and errors."""
-    monkeypatch.setenv("GLIBC_TUNABLES", f"{memory.TUNABLE}=1")  # do not start anew
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # restored at the end
 
     def run(*arguments):
@@ -62,14 +62,24 @@ def test_help_is_quick():
         (["--config.data.batch_size=36"], "batch_size 36 is not divisible by 16 (8 shards"),
         (["--config.model.num_classes=9"], "num_classes is 9, the data has 10 classes"),
         (["--config.mesh.data=3"], "does not make use of exactly the 8 devices"),
-        (["--config.total_epochs=3"], "total"),
+        (["--config.total_epochs=3"], "total_steps=12 and total_epochs=3 are both given"),
         (["--config.optim.name=adam"], "did you mean 'adamw'"),
         (["--config.objective.name=clasification"], "did you mean 'classification'"),
-        (["--config.data.source=folder:nowhere"], "nowhere"),
-        (["--config.data.eval_split=tset"], "test"),
+        (["--config.data.source=folder:nowhere"], "no folder 'nowhere' (working directory"),
+        (["--config.data.eval_split=tset"], "has no split 'tset': it has train, test"),
         (["--config.data.train_transform=flop"], "did you mean 'flip'"),
         (["--config.data.mean=(0.5,0.5)"], "the model's images have 1 channels"),
         (["--config.distributed.num_processes=2"], "expected all of coordinator, num_processes"),
+        (["--config.model.num_classes=ten"], "model.num_classes is 'ten'; expected a whole number"),
+        (["--config.model.drop_rate=high"], "model.drop_rate is 'high'; expected a number, 0 <= x"),
+        (["--config.model.depth=0"], "model.depth is 0; expected a whole number, 1 or more"),
+        (["--config.data.mean=0.5"], "data.mean is 0.5; expected a tuple of entries, each a num"),
+        (["--config.data.std=(0,)"], "data.std is (0,); expected a tuple of entries, each a num"),
+        (["--config.total_epochs=abc"], "total_epochs is 'abc'; expected a number above 0"),
+        (["--config.optim.clip_norm=x"], "optim.clip_norm = 'x' is str, expected float"),
+        (["--config.distributed.num_processes=two"], "distributed.num_processes is 'two'; expec"),
+        (["--config.sharding_rules.mpl=None"], "sharding_rules.mpl: unknown logical axis 'mpl'"),
+        (["--config.eval_every_epochs=0.001"], "eval_every_steps=6 and eval_every_epochs=0.001"),
     ],
 )  # fmt: skip
 def test_one_message_and_exit_code_2(train, tmp_path, arguments, message):
@@ -90,16 +100,26 @@ def test_no_recipe_and_no_run(call, tmp_path):
     assert code == 2 and "--config" in errors and "--workdir" in errors
 
 
-def test_a_mistake_of_ours_keeps_its_traceback(train, monkeypatch):
+def test_a_file_is_no_workdir(call, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    code, _, errors = call("train", "--config", TINY, "--workdir", file)
+    assert code == 2
+    assert re.fullmatch(r"vit-jax: error: workdir '.*file' is no folder that can .*\n", errors)
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("mistake", [KeyError("key"), ValueError("of a library"), OSError(28, "")])
+def test_a_mistake_keeps_its_traceback(train, monkeypatch, mistake):
     from vit_jax.training import config
 
     def broken(*_):
-        return {}["key"]
+        raise mistake
 
     monkeypatch.setattr(config, "load_config", broken)
     code, _, errors = train()
     assert code == 1
-    assert errors.startswith("Traceback") and "KeyError: 'key'" in errors
+    assert errors.startswith("Traceback") and f"{type(mistake).__name__}: " in errors
 
 
 def test_overrides():
@@ -123,6 +143,43 @@ def test_the_process_starts_anew_once(tmp_path):
     )
     tunables = "glibc.malloc.arena_max=9:glibc.malloc.hugetlb=1"
     assert done.stdout == f"True {tunables} ['--a', 'b']\n", done.stderr
+
+
+@pytest.fixture
+def started_anew(monkeypatch):
+    """What this process would be replaced by, where it would be."""
+    calls = []
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr(os, "execv", lambda *arguments: calls.append(arguments))
+    return calls
+
+
+@pytest.mark.skipif(not memory._is_linux_with_glibc(), reason="elsewhere it never starts anew")
+def test_only_the_command_itself_starts_anew(started_anew, monkeypatch, tmp_path):
+    """Not a script that calls `main`: the lines before its call would run twice."""
+    arguments = ["eval", "--workdir", str(tmp_path)]
+    assert cli.main(arguments) == 2
+    assert not started_anew
+    monkeypatch.setattr(sys, "argv", ["vit-jax", *arguments])
+    assert cli.main() == 2
+    assert started_anew == [(sys.executable, [sys.executable, *sys.orig_argv[1:]])]
+
+
+def test_a_script_that_calls_main_runs_once(tmp_path):
+    script = (
+        "print('once'); from vit_jax.cli import main; import sys;"
+        "main.main(['eval', '--workdir', sys.argv[1]])"
+    )
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "once\n", done.stderr
+    assert "no run in" in done.stderr
 
 
 def test_it_does_not_start_anew_for_a_gpu(monkeypatch):

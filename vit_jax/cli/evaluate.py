@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from vit_jax.cli import arguments as common
-from vit_jax.cli import memory
 
 
 def add_parser(commands: Any) -> None:
@@ -31,7 +30,6 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs the subcommand; returns the exit code."""
     overrides = common.overrides(rest)
-    memory.use_huge_pages()
     from vit_jax.training.checkpoint import report_failures_once
     from vit_jax.training.evaluation import evaluate
 

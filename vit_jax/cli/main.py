@@ -6,21 +6,21 @@ An error that nobody thought of keeps its traceback and exits with 1.
 """
 
 import argparse
-import opcode
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 import vit_jax
-from vit_jax.cli import evaluate, train
-
-PACKAGE = Path(vit_jax.__file__).parent
-MISTAKES = (AssertionError, AttributeError, NotImplementedError)
+from vit_jax.cli import evaluate, memory, train
+from vit_jax.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `vit-jax` with the given arguments, by default those of the process.
+    """Runs `vit-jax`.
+
+    Args:
+      argv: the arguments; None: those of the process, which is then taken to be the command, and
+        may start anew (`memory`).
 
     Returns:
       The exit code.
@@ -33,12 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in (train, evaluate):
         command.add_parser(commands)
     arguments, rest = parser.parse_known_args(argv)
+    if argv is None:
+        memory.use_huge_pages()
     try:
         return arguments.run(arguments, rest)
-    except Exception as error:
-        if is_message(error):
-            print(f"vit-jax: error: {error}", file=sys.stderr)
-            return _failed(2)
+    except UserError as error:
+        print(f"vit-jax: error: {error}", file=sys.stderr)
+        return _failed(2)
+    except Exception:
         traceback.print_exc()
         return _failed(1)
 
@@ -50,21 +52,6 @@ def _failed(code: int) -> int:
 
         distributed.leave(code)
     return code
-
-
-def is_message(error: Exception) -> bool:
-    """Returns whether an exception comes from a `raise` statement in this package.
-
-    Such an exception is a message for the user; any other is a mistake of ours or of a library.
-    """
-    frame = error.__traceback__
-    if frame is None or isinstance(error, MISTAKES):
-        return False
-    while frame.tb_next is not None:
-        frame = frame.tb_next
-    code = frame.tb_frame.f_code
-    instruction = opcode.opname[code.co_code[frame.tb_lasti]]
-    return PACKAGE in Path(code.co_filename).parents and instruction == "RAISE_VARARGS"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ def use_huge_pages() -> None:
 
     XLA on a CPU maps the scratch memory of a step anew at each call, page by page; with huge pages
     there are 512 times fewer. glibc reads the setting when a process starts, so the process has to
-    replace itself (its id stays). It does so once, and before JAX is imported.
+    replace itself (its id stays). It does so once, and before JAX is imported. Only for a process
+    that has done nothing yet: what its program did before is done again.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if TUNABLE in tunables or not _is_linux_with_glibc() or not _computes_on_cpu():

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from vit_jax.errors import UserError
+
 
 def initialize(config: Mapping[str, Any]) -> None:
     """Connects this process with the others, if the configuration asks for it.
@@ -18,12 +20,12 @@ def initialize(config: Mapping[str, Any]) -> None:
       config: `config.distributed`.
 
     Raises:
-      ValueError: only some of the three values are given.
+      UserError: only some of the three values are given.
     """
     manual = {key: config[key] for key in ("coordinator", "num_processes", "process_id")}
     given = [key for key, value in manual.items() if value is not None]
     if given and (len(given) < len(manual) or config["auto"]):
-        raise ValueError(
+        raise UserError(
             f"config.distributed has {', '.join(given)}; expected all of {', '.join(manual)} and "
             "auto=False, or auto=True alone"
         )

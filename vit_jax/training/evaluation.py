@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from vit_jax import data
+from vit_jax.errors import MissingFileError
 from vit_jax.objectives.base import PerExample
 from vit_jax.training import checkpoint, distributed, overrides, run_folder
 from vit_jax.training.config import OPEN_SECTIONS
@@ -95,8 +96,8 @@ def evaluate(
       The results by plain names.
 
     Raises:
-      FileNotFoundError: there is no run, or it has no such checkpoint.
-      ValueError: an override is wrong.
+      MissingFileError: there is no run, or it has no such checkpoint.
+      UserError: an override is wrong.
     """
     config = run_folder.read_config(workdir)
     config.distributed = dict.fromkeys(config.distributed) | {"auto": False}
@@ -129,18 +130,18 @@ def _candidates(options: Any, directory: Path, which: str | int) -> list[int]:
     """Steps of checkpoints in the order in which to try them."""
     steps = checkpoint.saved_steps(directory)
     if not steps:
-        raise FileNotFoundError(f"there is no checkpoint in {directory}")
+        raise MissingFileError(f"there is no checkpoint in {directory}")
     if which == "last":
         return steps[::-1]
     if which == "best":
         metric, mode = options.best_metric, options.best_mode
         best = checkpoint.rank(directory, metric, mode, keep=len(steps)).best(steps)
         if not best:
-            raise FileNotFoundError(f"no checkpoint in {directory} has the metric {metric!r}")
+            raise MissingFileError(f"no checkpoint in {directory} has the metric {metric!r}")
         return best
     if str(which) in map(str, steps):
         return [int(which)]
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"there is no checkpoint {which!r} in {directory}; expected 'last', 'best' or one of "
         f"{', '.join(map(str, steps))}"
     )

@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax import data
+from vit_jax.errors import UserError
 from vit_jax.training import distributed, report, run_folder
 from vit_jax.training.checkpoint import Checkpoints, saved_steps
 from vit_jax.training.evaluation import Evaluator
@@ -18,7 +19,7 @@ from vit_jax.training.metrics import MetricWriter, ProgressBar
 from vit_jax.training.monitor import Monitor, NonFiniteError
 from vit_jax.training.preemption import Preemption
 from vit_jax.training.record import Record
-from vit_jax.training.resolve import resolve
+from vit_jax.training.resolve import check, resolve
 from vit_jax.training.state import TrainState
 
 
@@ -49,10 +50,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> Result:
       workdir: the folder of the run, on a file system that all processes see.
 
     Raises:
-      ValueError: the configuration is not consistent, or `workdir` holds a run of another one.
+      UserError: the configuration is not consistent, or `workdir` holds a run of another one.
       NonFiniteError: the loss became NaN or infinite; the last good checkpoint stays.
       CheckpointError: a checkpoint could not be written, or none could be read.
     """
+    check(config)
     distributed.initialize(config.distributed)
     with Preemption() as preemption:
         return _run(config, Path(workdir), preemption)
@@ -77,16 +79,16 @@ def _run(config: ConfigDict, workdir: Path, preemption: Preemption) -> Result:
 
 
 def _check_classes(experiment: Experiment, train: data.Source, evaluation: data.Source) -> None:
-    """Raises ValueError where labels do not mean what the model's outputs mean."""
+    """Raises UserError where labels do not mean what the model's outputs mean."""
     if evaluation.class_names != train.class_names:
-        raise ValueError(
+        raise UserError(
             f"the evaluation split has {evaluation.num_classes} classes "
             f"({', '.join(evaluation.class_names[:3])} ...), the training split "
             f"{train.num_classes} ({', '.join(train.class_names[:3])} ...); expected the same"
         )
     outputs = experiment.module.num_classes
     if 0 < outputs < train.num_classes:
-        raise ValueError(
+        raise UserError(
             f"config.model.num_classes is {outputs}, the data has {train.num_classes} classes; "
             "leave it out to take the data's"
         )
@@ -158,7 +160,7 @@ class _Run:
             return self._experiment.state_factory.create(), Record(0, None, notes, {})
         state, record = restored
         if record.notes["data"] != self._source.fingerprint:
-            raise ValueError(
+            raise UserError(
                 f"the training data is not that of the run in {self._directory.parent}: its "
                 f"fingerprint is {self._source.fingerprint}, it was {record.notes['data']}; "
                 "start a run in another workdir"

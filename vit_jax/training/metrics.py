@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vit_jax.errors import UserError
 from vit_jax.training.events import EventWriter
 
 FILE_NAME = "metrics.jsonl"
@@ -39,7 +40,7 @@ class MetricWriter:
             the run starts anew, and lines of an earlier attempt are dropped.
 
         Raises:
-          ValueError: the file that is there is not one of ours.
+          UserError: the file that is there is not one of ours.
         """
         self._file = self._events = None
         if jax.process_index() != 0:
@@ -60,7 +61,7 @@ class MetricWriter:
           values: scalars by plain name: Python, NumPy or JAX numbers. "step" and "split" are taken.
 
         Raises:
-          ValueError: a value that is not one number, or a name that is taken.
+          UserError: a value that is not one number, or a name that is taken.
         """
         if self._file is None:
             return
@@ -82,7 +83,7 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     A last line that a kill cut short is left out; NaN and infinities are floats again.
 
     Raises:
-      ValueError: a line that is not one of ours, with its number.
+      UserError: a line that is not one of ours, with its number.
     """
     path = Path(workdir) / FILE_NAME
     if not path.exists():
@@ -101,7 +102,7 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
             **{name: _from_json(value) for name, value in entry.items() if name not in _RESERVED},
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
+        raise UserError(
             f"line {number} of {path} is not a line of metrics: {line[:80]!r}; "
             "repair the file or move it away"
         ) from error
@@ -130,12 +131,12 @@ def _line(entry: Mapping[str, Any]) -> str:
 def _number(name: str, value: Any) -> int | float:
     """The Python number of a scalar."""
     if name in _RESERVED:
-        raise ValueError(f"a metric may not be called {name!r}: the line has a field of that name")
+        raise UserError(f"a metric may not be called {name!r}: the line has a field of that name")
     array = np.asarray(value)
     if array.size != 1 or not (
         np.issubdtype(array.dtype, np.number) or jax.dtypes.issubdtype(array.dtype, np.floating)
     ):
-        raise ValueError(
+        raise UserError(
             f"metric {name!r} has shape {array.shape} and dtype {array.dtype}; expected one number"
         )
     is_integer = np.issubdtype(array.dtype, np.integer)

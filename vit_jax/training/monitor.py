@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from vit_jax.errors import UserError
 from vit_jax.objectives.base import Metrics
 from vit_jax.training import hardware
 from vit_jax.training.metrics import MetricWriter, ProgressBar
@@ -16,7 +17,7 @@ from vit_jax.training.metrics import MetricWriter, ProgressBar
 MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UserError, RuntimeError):
     """The loss, or what follows from it, became NaN or infinite."""
 
 

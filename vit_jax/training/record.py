@@ -12,10 +12,11 @@ from typing import Any
 
 import jax
 
+from vit_jax.errors import UserError
 from vit_jax.training.checksum import checksums
 
 
-class DamagedCheckpointError(RuntimeError):
+class DamagedCheckpointError(UserError, RuntimeError):
     """What is on the disk is not what was written."""
 
 
@@ -88,7 +89,7 @@ def check_wanted(record: Record, wanted: Mapping[str, Any], where: str) -> None:
       where: the checkpoint, for the message.
 
     Raises:
-      ValueError: an array is missing, is not wanted, or has another shape or dtype.
+      UserError: an array is missing, is not wanted, or has another shape or dtype.
     """
     fields = {name.split(".")[0] for name in wanted}
     there = {name for name in record.arrays if name.split(".")[0] in fields}
@@ -97,12 +98,12 @@ def check_wanted(record: Record, wanted: Mapping[str, Any], where: str) -> None:
         ("holds, which this run does not have,", sorted(there - set(wanted))),
     ):
         if names:
-            raise ValueError(f"checkpoint {where} {problem} {_some(names)}; is the model the same?")
+            raise UserError(f"checkpoint {where} {problem} {_some(names)}; is the model the same?")
     for name, leaf in wanted.items():
         saved, here = record.arrays[name], {"shape": list(leaf.shape), "dtype": leaf.dtype.name}
         different = [f"{key} {saved[key]}" for key in here if saved[key] != here[key]]
         if different:
-            raise ValueError(
+            raise UserError(
                 f"checkpoint {where} holds {name} with {' and '.join(different)}, this run has "
                 f"{leaf.dtype.name}{here['shape']}; start it as the checkpoint's run was started"
             )
