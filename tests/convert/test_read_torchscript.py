@@ -156,6 +156,18 @@ def test_code_in_the_source_does_not_run(small, tmp_path):
     assert found["0.weight"].shape == (4, 3) and not marker.exists()
 
 
+def test_archives_of_before_buffers_were_named(tmp_path):
+    """Archives up to PyTorch 1.6 lack the line; its absence is all that differs here."""
+    expected = archive(tmp_path / "clip.pt", Clip(), "script", torch.float32)
+
+    def change(name, data):
+        return re.sub(rb"  __buffers__ = .*\n", b"", data) if name.endswith(".py") else data
+
+    found = read_tensors(rewrite(tmp_path / "clip.pt", tmp_path / "old.pt", change))
+    extra = {"plain_tensor": found["plain_tensor"].read()}
+    assert_same(found, expected | extra)
+
+
 def global_(name):
     module, _, attribute = name.rpartition(".")
     return b"c" + module.encode() + b"\n" + attribute.encode() + b"\n"

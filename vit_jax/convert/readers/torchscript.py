@@ -41,9 +41,9 @@ STORAGES = {
     "torch.ComplexFloatStorage": np.dtype(np.complex64),
     "torch.ComplexDoubleStorage": np.dtype(np.complex128),
 }
-# `class Linear(Module):`, and the two lines that follow it
+# `class Linear(Module):`, and the two lines that follow it; the second is there since PyTorch 1.7
 _CLASS = re.compile(
-    r"^class (\w+)\(Module\):\n  __parameters__ = (\[.*\])\n  __buffers__ = (\[.*\])\n", re.M
+    r"^class (\w+)\(Module\):\n  __parameters__ = (\[.*\])\n(?:  __buffers__ = (\[.*\])\n)?", re.M
 )
 
 
@@ -62,12 +62,12 @@ def read(path: str | os.PathLike, key: str | None = None) -> dict[str, LazyTenso
     root = root_folder(archive)
     if root + "byteorder" in archive.names and archive.read(root + "byteorder") != b"little":
         raise CheckpointFileError(path, "its byte order is not little-endian")
-    stored = _declared(archive, root)
+    declared = _declared(archive, root)
     try:
         module = _Unpickler(archive, root).load()
         if not isinstance(module, _Module):
             raise CheckpointFileError(path, "its data.pkl holds no module")
-        tensors = unique((((name,), x) for name, x in _state(module, stored)), path)
+        tensors = unique((((name,), x) for name, x in _state(module, declared)), path)
     except (CheckpointFileError, MemoryError):
         raise
     except Exception as error:  # an unpickler raises anything about untrusted bytes
@@ -205,26 +205,31 @@ def _strided(
     return np.ndarray(shape, storage.dtype, values, offset, strides)
 
 
-def _declared(archive: ZipEntries, root: str) -> dict[str, set[str]]:
-    """Which attributes of each module class are parameters or buffers, by its full name."""
+def _declared(archive: ZipEntries, root: str) -> dict[str, set[str] | None]:
+    """Which attributes of each module class are parameters or buffers, by its full name.
+
+    None where an old archive does not say which are buffers: then every tensor is taken.
+    """
     declared = {}
     for name in archive.names:
         if name.startswith(root + "code/__torch__") and name.endswith(".py"):
             package = name.removeprefix(root + "code/").removesuffix(".py").replace("/", ".")
             source = archive.read(name).decode("utf-8", "replace")
             for cls, *lists in _CLASS.findall(source):
-                declared[f"{package}.{cls}"] = {x for text in lists for x in ast.literal_eval(text)}
+                names = {x for text in lists if text for x in ast.literal_eval(text)}
+                declared[f"{package}.{cls}"] = names if all(lists) else None
     return declared
 
 
 def _state(
-    module: _Module, declared: dict[str, set[str]], prefix: str = "", around: tuple = ()
+    module: _Module, declared: dict[str, set[str] | None], prefix: str = "", around: tuple = ()
 ) -> Iterator[tuple[str, LazyTensor]]:
     """The parameters and buffers of a module and, under their names, of those within it."""
     if module in around:
         raise ValueError(f"the module {prefix!r} contains itself")
+    stored = declared[type(module).__name__]
     for name, value in module.attributes.items():
-        if isinstance(value, _Tensor) and name in declared[type(module).__name__]:
+        if isinstance(value, _Tensor) and (stored is None or name in stored):
             yield prefix + name, value.lazy
         elif isinstance(value, _Module) and type(value).__name__ in declared:
             yield from _state(value, declared, f"{prefix}{name}.", (*around, module))
