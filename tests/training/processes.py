@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -42,10 +43,15 @@ def environment(devices, cache=True, **more):
     return result
 
 
-def start(*arguments, devices=1, cache=True, **more):
+def start(*arguments, **options):
     """Starts `vit-jax ARGUMENTS` and returns the process; use `finish` to wait for it."""
+    return start_command(command(*arguments), **options)
+
+
+def start_command(command, devices=1, cache=True, **more):
+    """Starts a command in `environment(...)` and returns the process."""
     return subprocess.Popen(
-        command(*arguments),
+        command,
         env=environment(devices, cache, **more),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -57,6 +63,21 @@ def start(*arguments, devices=1, cache=True, **more):
 def start_train(workdir, *overrides, config=TINY, **options):
     keys = [f"--config.{override}" for override in overrides]
     return start("train", "--config", config, "--workdir", workdir, *keys, **options)
+
+
+def start_two(start, *overrides, **options):
+    """Starts two processes on this machine that train one model.
+
+    `start(*overrides, **options)` starts one of them.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    together = [f"distributed.coordinator=127.0.0.1:{port}", "distributed.num_processes=2"]
+    return [
+        start(*overrides, *together, f"distributed.process_id={index}", **options)
+        for index in range(2)
+    ]
 
 
 def finish(process, code=0, timeout=240):

@@ -77,11 +77,41 @@ def test_a_function_is_compiled_once():
 
 def test_a_missing_example_is_noticed():
     evaluate = evaluator(20, 8, 8)
-    evaluate._check_count(20)
-    for seen in (0, 19, 21):
-        with pytest.raises(RuntimeError, match=f"saw {seen} examples of a split of 20"):
-            evaluate._check_count(seen)
-    skipping = evaluator(20, 8, 8, on_error="skip")
-    skipping._check_count(19)
-    with pytest.raises(RuntimeError):
-        skipping._check_count(21)
+    evaluate._check_counts(20, 0)
+    evaluate._check_counts(1, 19)
+    for seen, skipped in ((19, 0), (21, 0), (18, 1), (20, 1)):
+        message = f"saw {seen} examples and skipped {skipped}, of a split of 20"
+        with pytest.raises(RuntimeError, match=message):
+            evaluate._check_counts(seen, skipped)
+    with pytest.raises(RuntimeError, match="none of the 20 examples"):
+        evaluate._check_counts(0, 20)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_what_cannot_be_decoded_counts_for_nothing(devices, monkeypatch):
+    evaluate = evaluator(20, devices, 8, on_error="skip")
+    original, bad = Numbered.__getitem__, (3, 17)
+
+    def read(self, index):
+        example = original(self, index)
+        return {**example, "image": b"no picture"} if index in bad else example
+
+    for _ in range(2):  # counts are of one evaluation each
+        monkeypatch.setattr(Numbered, "__getitem__", read)
+        means = evaluate.masked_means(per_example, 2.0, 1.0)
+        assert evaluate.skipped == 2
+        good = [i + 1 for i in range(20) if i not in bad]
+        assert (means["one"], means["number"]) == (1, pytest.approx(np.mean(good), rel=1e-6))
+    monkeypatch.undo()
+    evaluate.masked_means(per_example, 2.0, 1.0)
+    assert evaluate.skipped == 0
+
+
+def test_a_number_that_is_not_finite_is_said_loudly():
+    evaluate = evaluator(2000, 8, 8)
+    results = {"loss": 0.5, "top1": 0.25, "top5": 1.0}
+    assert evaluate.report(7, results).startswith("step 7, test, 2,000 examples: ")
+    assert "WARNING" not in evaluate.report(7, results)
+    for wrong in (float("nan"), float("inf")):
+        text = evaluate.report(7, {**results, "loss": wrong})
+        assert f"\nWARNING: loss is {wrong}; trust no number" in text

@@ -11,16 +11,26 @@ import vit_jax
 from tests.objectives.toy_objective import ToyDistillation
 from tests.training import linear, processes, tiny
 from vit_jax import data, objectives
+from vit_jax.data.pipeline import epoch_order
 from vit_jax.training import monitor
-from vit_jax.training.checkpoint import restore, saved_steps
+from vit_jax.training.checkpoint import record_of, restore, saved_steps
+from vit_jax.training.evaluation import Evaluator
 from vit_jax.training.metrics import read_metrics
 from vit_jax.training.preemption import Preemption
+from vit_jax.training.signals import StopSignals
 
 
 @pytest.fixture
 def config(monkeypatch):
     """A run of twelve updates that takes a second."""
     return linear.use(tiny.get_config(), monkeypatch)
+
+
+@pytest.fixture
+def finished(config, tmp_path):
+    """The folder of a finished run."""
+    vit_jax.train(config, tmp_path)
+    return tmp_path
 
 
 def test_what_a_run_leaves_behind(config, tmp_path, capsys):
@@ -133,38 +143,80 @@ def test_the_best_is_kept(config, tmp_path):
     assert saved_steps(tmp_path / "checkpoints") == sorted({*best, 12})
 
 
-def test_an_evaluation_that_a_signal_put_off_is_made_up_for(config, tmp_path, monkeypatch):
+@pytest.fixture
+def signals():
+    return StopSignals()
+
+
+def metrics_of_checkpoints(workdir):
+    """What the record of each checkpoint says, by step."""
+    directory = workdir / "checkpoints"
+    return {step: record_of(directory, step).metrics for step in saved_steps(directory)}
+
+
+def test_a_signal_at_a_step_that_is_evaluated(config, tmp_path, monkeypatch):
+    """Stopped there and resumed, the run keeps and says what one does that was not stopped.
+
+    The loss falls, so the best by "max" are the first that are evaluated.
+    """
+    config.eval_every_steps = 2
+    config.checkpoint.update(every_steps=None, keep_last=1, keep_best=2, best_mode="max")
     vit_jax.train(config, tmp_path / "reference")
     with monkeypatch.context() as patch:
-        answers = iter([False] * 6 + [True])  # before the first step, and after each
+        answers = iter([False, True])  # after each step
         patch.setattr(Preemption, "decided", lambda self, seen: next(answers))
         stopped = vit_jax.train(config, tmp_path / "run")
-    assert (stopped.completed, stopped.step, stopped.metrics) == (False, 6, None)
-    assert processes.lines(tmp_path / "run", "test") == []
+    assert (stopped.completed, stopped.step, stopped.metrics) == (False, 2, None)
+    (metrics,) = metrics_of_checkpoints(tmp_path / "run").values()
+    assert metrics == {"loss": processes.lines(tmp_path / "run", "test")[0]["loss"]}
     vit_jax.train(config, tmp_path / "run")
+    ours, theirs = (metrics_of_checkpoints(tmp_path / name) for name in ("run", "reference"))
+    assert ours == theirs and list(ours) == [2, 4, 12]
     for split in ("train", "test"):
         lines = [processes.lines(tmp_path / name, split) for name in ("run", "reference")]
         assert lines[0] == lines[1]
 
 
-def test_told_to_stop_before_the_first_step(config, tmp_path, monkeypatch, capsys):
+def test_a_signal_during_an_evaluation(config, tmp_path, monkeypatch, signals):
+    """The evaluation is finished, the step saved, and no other step is made."""
+    original = Evaluator.__call__
+
+    def told_meanwhile(self, state):
+        signals.told = True
+        return original(self, state)
+
+    monkeypatch.setattr(Evaluator, "__call__", told_meanwhile)
+    config.checkpoint.every_steps = None
+    stopped = vit_jax.train(config, tmp_path, signals)
+    assert (stopped.completed, stopped.step) == (False, 6)
+    (line,) = processes.lines(tmp_path, "test")
+    assert metrics_of_checkpoints(tmp_path) == {6: {"loss": line["loss"]}}
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+def test_told_to_stop_before_the_first_step(
+    config, tmp_path, monkeypatch, capsys, signals, compiling
+):
     with monkeypatch.context() as patch:
-        patch.setattr(Preemption, "decided", lambda self, seen: True)
+        answers = iter([False, True] if compiling else [True])
+        patch.setattr(Preemption, "before_the_first_step", lambda self: next(answers))
         stopped = vit_jax.train(config, tmp_path)
+    assert next(answers, None) is None
     assert (stopped.completed, stopped.step, stopped.checkpoint) == (False, 0, None)
     assert "checkpoint: none yet" in capsys.readouterr().out
+    signals.told = True
+    assert vit_jax.train(config, tmp_path, signals).step == 0
     assert vit_jax.train(config, tmp_path).completed
 
 
 @pytest.fixture
 def folder(config, tmp_path):
-    """A folder of sixteen pictures, one of which is broken."""
+    """Three updates with a folder of sixteen pictures of two classes."""
     for split in ("train", "test"):
         for index in range(16):
             path = tmp_path / "images" / split / "ab"[index % 2] / f"{index:02}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("L", (8, 8), 10 * index).save(path)
-    (tmp_path / "images" / "train" / "a" / "04.png").write_bytes(b"not a picture")
     config.data.source = f"folder:{tmp_path / 'images'}"
     config.data.update(batch_size=16, eval_batch_size=8)
     config.update(total_steps=3, accumulate_steps=1, eval_every_steps=None)
@@ -172,18 +224,110 @@ def folder(config, tmp_path):
     return config
 
 
-def test_a_broken_picture_stops_the_run(folder, tmp_path):
-    with pytest.raises(data.DecodeError, match=r"train/a/04\.png"):
+@pytest.fixture
+def a_broken_picture(tmp_path, folder):
+    """One that every update sees."""
+    path = tmp_path / "images" / "train" / "a" / "04.png"
+    path.write_bytes(b"not a picture")
+    return path
+
+
+def test_a_broken_picture_stops_the_run(folder, tmp_path, a_broken_picture):
+    with pytest.raises(data.DecodeError) as error:
         vit_jax.train(folder, tmp_path / "run")
+    assert str(a_broken_picture) in str(error.value)
+    assert 'data.on_error="skip"' in str(error.value)
 
 
-def test_skipped_pictures_are_counted_each_epoch(folder, tmp_path, capsys):
+def test_skipped_pictures_are_counted_each_epoch(folder, tmp_path, capsys, a_broken_picture):
     folder.data.on_error = "skip"
     vit_jax.train(folder, tmp_path / "run")
     printed = capsys.readouterr().out
     for epoch in (1, 2, 3):
         assert f"epoch {epoch}: 1 of 16 images could not be decoded and were skipped" in printed
     assert [line["skipped"] for line in processes.lines(tmp_path / "run", "train")] == [1, 1, 1]
+
+
+def test_a_run_that_a_broken_picture_stopped_goes_on_without_it(folder, tmp_path):
+    folder.data.batch_size = 8
+    folder.checkpoint.every_steps = 1
+    second = epoch_order(16, folder.seed, 0)[8]  # the first example of the second update
+    path = sorted((tmp_path / "images" / "train").rglob("*.png"))[second]
+    path.write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(data.DecodeError, match=path.name):
+            vit_jax.train(folder, tmp_path / "run")
+        assert saved_steps(tmp_path / "run" / "checkpoints") == [1]
+    folder.data.on_error = "skip"
+    result = vit_jax.train(folder, tmp_path / "run")
+    assert (result.step, result.completed) == (3, True)
+    lines = processes.lines(tmp_path / "run", "train")
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    # An epoch has two updates.
+    assert [line.get("skipped") for line in lines] == [None, 1, 0]
+
+
+def test_an_evaluation_says_what_it_could_not_decode(folder, tmp_path, capsys):
+    (tmp_path / "images" / "test" / "b" / "15.png").write_bytes(b"")
+    with pytest.raises(data.DecodeError, match=r"b/15\.png"):
+        vit_jax.train(folder, tmp_path / "run")
+    folder.data.on_error = "skip"
+    final = vit_jax.train(folder, tmp_path / "run").metrics
+    line = "step 3, test, 15 of 16 examples, 1 could not be decoded: loss"
+    assert line in capsys.readouterr().out
+    assert [x["skipped"] for x in processes.lines(tmp_path / "run", "test")] == [1]
+    said = []
+    assert vit_jax.evaluate(tmp_path / "run", report=said.append) == pytest.approx(final, rel=1e-6)
+    assert line in said[0]
+    with pytest.raises(data.DecodeError, match=r"b/15\.png"):
+        vit_jax.evaluate(tmp_path / "run", changes=["data.on_error=stop"])
+
+
+def test_evaluation_with_data_of_other_classes(folder, tmp_path):
+    vit_jax.train(folder, tmp_path / "run")
+    message = (
+        r"split 'test' of digits has 10 classes \(0, 1, 2 \.\.\.\), what the run in .* was trained "
+        r"on 2 classes \(a, b\); expected the same"
+    )
+    with pytest.raises(ValueError, match=message):
+        vit_jax.evaluate(tmp_path / "run", changes=["data.source=digits"])
+    (tmp_path / "images" / "test" / "b").rename(tmp_path / "images" / "test" / "c")
+    (tmp_path / "images" / "train" / "b").rename(tmp_path / "images" / "train" / "c")
+    with pytest.raises(ValueError, match="label 1 is 'c' in the one and 'b' in the other"):
+        vit_jax.evaluate(tmp_path / "run")
+
+
+def test_an_evaluation_that_is_not_finite_says_so(config, tmp_path, capsys):
+    config.objective.nan_evaluation = True
+    final = vit_jax.train(config, tmp_path).metrics
+    assert np.isnan(final["loss"])
+    warning = "WARNING: loss is nan; trust no number of this evaluation"
+    assert warning in capsys.readouterr().out
+    said = []
+    vit_jax.evaluate(tmp_path, report=said.append)
+    assert warning in said[0]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("data.on_error=ignore", "data.on_error is 'ignore'"),
+        ("data.eval_batch_size=0", "data.eval_batch_size is 0"),
+        ("data.eval_batch_size=7", "data.eval_batch_size 7 is not divisible by 8"),
+        ("data.eval_transform=resiz", "did you mean 'resize'"),
+        ("total_epochs=3", "total_steps=12 and total_epochs=3"),
+    ],
+)
+def test_an_evaluation_with_wrong_values(finished, change, message):
+    with pytest.raises(ValueError) as error:
+        vit_jax.evaluate(finished, changes=[change])
+    assert message in str(error.value)
+
+
+def test_without_a_batch_size_an_evaluation_takes_that_of_training(finished):
+    assert vit_jax.evaluate(finished, changes=["data.eval_batch_size=None"]) == pytest.approx(
+        vit_jax.evaluate(finished, changes=["data.eval_batch_size=32"])
+    )
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ and Adam divides it by its own size. The loss does not depend on them.)
 
 import os
 import signal
-import socket
 
 import numpy as np
 import pytest
@@ -92,22 +91,8 @@ def test_resume_on_another_mesh(tmp_path, three_axes):
 
 
 def start_two(workdir, *overrides):
-    """Two processes of four devices each that train one model."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    together = [f"distributed.coordinator=127.0.0.1:{port}", "distributed.num_processes=2"]
-    return [
-        processes.start_train(
-            workdir,
-            *COMMON,
-            *overrides,
-            *together,
-            f"distributed.process_id={index}",
-            devices=4,
-        )
-        for index in range(2)
-    ]
+    """Two processes of four devices each."""
+    return processes.start_two(processes.start_train, workdir, *COMMON, *overrides, devices=4)
 
 
 def test_two_processes(tmp_path, one_device):

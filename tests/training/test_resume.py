@@ -13,7 +13,7 @@ import pytest
 
 from tests.training import processes
 from vit_jax.training import run_folder
-from vit_jax.training.checkpoint import saved_steps
+from vit_jax.training.checkpoint import record_of, saved_steps
 
 pytestmark = pytest.mark.slow
 LAST = 12
@@ -33,7 +33,14 @@ def assert_same_run(workdir, reference):
     processes.assert_same_bits(ours, theirs)
     for split in ("train", "test"):
         assert processes.lines(workdir, split) == processes.lines(reference, split)
-    assert saved_steps(workdir / "checkpoints") == saved_steps(reference / "checkpoints")
+    records = [
+        {
+            step: record_of(folder / "checkpoints", step)
+            for step in saved_steps(folder / "checkpoints")
+        }
+        for folder in (workdir, reference)
+    ]
+    assert records[0] == records[1]
 
 
 def unfinished_saves(workdir):
@@ -102,6 +109,19 @@ def test_signal_saves_and_says_resume_me(tmp_path, uninterrupted, number, worker
     processes.assert_same_bits(ours, theirs)
     for split in ("train", "test"):
         assert processes.lines(tmp_path, split) == processes.lines(uninterrupted, split)
+
+
+def test_a_signal_before_training_has_begun(tmp_path):
+    """Here while the recipe is read; the libraries take longer to load."""
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "import os, signal\n"
+        "from tests.training.tiny import get_config\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    output = processes.train(tmp_path / "run", config=recipe, code=75)
+    assert "stopped after step 0" in output
+    assert saved_steps(tmp_path / "run" / "checkpoints") == []
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, uninterrupted):

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from vit_jax.cli import arguments as common
+from vit_jax.cli import memory
+from vit_jax.training.signals import StopSignals
 
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h
 
@@ -27,10 +29,12 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs the subcommand; returns the exit code."""
     overrides = common.overrides(rest)
-    from vit_jax.training.checkpoint import report_failures_once
-    from vit_jax.training.config import load_config
-    from vit_jax.training.loop import train
+    memory.use_huge_pages()
+    with StopSignals() as signals:  # the imports alone take seconds
+        from vit_jax.training.checkpoint import report_failures_once
+        from vit_jax.training.config import load_config
+        from vit_jax.training.loop import train
 
-    report_failures_once()
-    result = train(load_config(arguments.config, overrides), arguments.workdir)
-    return 0 if result.completed else RESUME_ME
+        report_failures_once()
+        result = train(load_config(arguments.config, overrides), arguments.workdir, signals)
+        return 0 if result.completed else RESUME_ME

@@ -15,18 +15,17 @@ import itertools
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
-from vit_jax.errors import UserError
+from vit_jax.training import distributed
 from vit_jax.training.checksum import checksums
 from vit_jax.training.ranking import Ranking
 from vit_jax.training.record import (
@@ -40,7 +39,7 @@ from vit_jax.training.record import (
 )
 
 
-class CheckpointError(UserError, RuntimeError):
+class CheckpointError(RuntimeError):
     """A checkpoint could not be written, or none could be read."""
 
 
@@ -75,7 +74,7 @@ def restore(directory: str | os.PathLike[str], step: int, targets: Any) -> tuple
       The tree of arrays, and the record.
 
     Raises:
-      UserError: an array is missing, or has another shape or dtype than is wanted.
+      ValueError: an array is missing, or has another shape or dtype than is wanted.
       DamagedCheckpointError: what is on the disk is not what was written.
     """
     path = Path(directory).absolute() / str(step)
@@ -107,7 +106,7 @@ def restore_first(
       The tree of arrays, the record, and the steps that were found to be damaged.
 
     Raises:
-      UserError: a checkpoint is of another state.
+      ValueError: a checkpoint is of another state.
       CheckpointError: all are damaged.
     """
     damaged: list[int] = []
@@ -144,7 +143,7 @@ def _read_arrays(path: Path, wanted: dict[str, Any]) -> dict[str, jax.Array]:
         arrays = {name: restored[name] for name in wanted}
     except Exception as error:  # whatever Orbax and TensorStore make of what they find
         failure = error
-    if _on_any_process(failure is not None):
+    if distributed.on_any(failure is not None):
         reason = "on another process" if failure is None else _first_line(failure)
         raise DamagedCheckpointError(f"it cannot be read: {reason}") from failure
     return arrays
@@ -178,6 +177,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 cleanup_tmp_directories=True,
                 preservation_policy=_KeepLastAndBest(keep_last, self._ranking),
+                async_options=ocp.options.AsyncOptions(barrier_sync_fn=_Barrier()),
                 save_root_metadata=False,
             ),
         )
@@ -186,7 +186,7 @@ class Checkpoints:
         """Returns whether a checkpoint with these metrics would be kept for its metric.
 
         Raises:
-          UserError: the metric to rank by is not among them.
+          ValueError: the metric to rank by is not among them.
         """
         return self._ranking.would_take(metrics)
 
@@ -271,7 +271,7 @@ class Checkpoints:
           The tree of arrays and the record, or None where there is no checkpoint at all.
 
         Raises:
-          UserError: the checkpoint is of another state.
+          ValueError: the checkpoint is of another state.
           CheckpointError: there are checkpoints, and all are damaged.
         """
         steps = saved_steps(self._directory)[::-1]
@@ -289,9 +289,27 @@ class Checkpoints:
             shelf.mkdir(exist_ok=True)
             free = next(shelf / name for name in names if not (shelf / name).exists())
             (self._directory / str(step)).rename(free)
-        _on_any_process(False)  # wait for process 0
+        distributed.on_any(False)  # wait for process 0
         self._ranking.remove(step)
         self._manager.reload()
+
+
+class _Barrier:
+    """Where the threads of Orbax wait for those of other processes.
+
+    One of them comes here while it handles an exception too: its process could not write its part.
+    The others are not going to come, they wait for that part, and Orbax would give up after twenty
+    minutes. Here the exception goes on instead, and the process can end.
+    """
+
+    def __init__(self):
+        self._main = threading.get_ident()  # its caller may be handling some other exception
+
+    def __call__(self, *, key: str, timeout_ms: int) -> None:
+        failure = sys.exception() if threading.get_ident() != self._main else None
+        if failure is not None:
+            raise failure
+        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
 @dataclasses.dataclass
@@ -316,13 +334,6 @@ def rank(directory: str | os.PathLike[str], metric: str, mode: str, keep: int) -
         with contextlib.suppress(DamagedCheckpointError):
             ranking.add(step, record_of(directory, step).metrics)
     return ranking
-
-
-def _on_any_process(flag: bool) -> bool:
-    """Returns on every process whether `flag` is true on one of them."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def report_failures_once() -> None:

@@ -1,46 +1,59 @@
-"""Several processes that train one model, on several hosts or on one."""
+"""Several processes that train one model, on several hosts or on one.
 
+What one of them does, all do: where one fails alone (a file that cannot be decoded, a disk that is
+full), the others wait for it in the middle of a step. They come free when it is gone: its
+connections break, or its heartbeats are missed, and they fail as well. But at an ordinary exit of
+Python it is not gone: JAX waits there, five minutes long, for the others. So `initialize` sees to
+it that an exception that nothing catches ends the process at once. A script that does catch it has
+to end with `leave`.
+"""
+
+import dataclasses
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
-from vit_jax.errors import UserError
+# Seconds without a sign of life after which a process counts as gone, and the others are ended.
+# JAX's own 100 are long for a pod that stands still; the thread that sends them needs no lock.
+HEARTBEAT_TIMEOUT = 40
 
 
 def initialize(config: Mapping[str, Any]) -> None:
     """Connects this process with the others, if the configuration asks for it.
 
-    It has to come before anything that makes JAX look for devices.
+    It has to come before anything that makes JAX look for devices. From now on an exception that
+    nothing catches ends a process at once if it is connected, by whomever.
 
     Args:
       config: `config.distributed`.
 
     Raises:
-      UserError: only some of the three values are given.
+      ValueError: only some of the three values are given.
     """
     manual = {key: config[key] for key in ("coordinator", "num_processes", "process_id")}
     given = [key for key, value in manual.items() if value is not None]
     if given and (len(given) < len(manual) or config["auto"]):
-        raise UserError(
+        raise ValueError(
             f"config.distributed has {', '.join(given)}; expected all of {', '.join(manual)} and "
             "auto=False, or auto=True alone"
         )
-    if not given and not config["auto"]:
-        return
-    if jax.distributed.is_initialized():
-        return
+    if (given or config["auto"]) and not jax.distributed.is_initialized():
+        _connect(manual, config["auto"])
+    if jax.distributed.is_initialized() and not isinstance(sys.excepthook, _ThenLeave):
+        sys.excepthook = _ThenLeave(sys.excepthook)
+
+
+def _connect(manual: Mapping[str, Any], auto: bool) -> None:
     _prepare_cpu_collectives()
     jax.config.update("jax_enable_preemption_service", False)  # `preemption` does without
-    if config["auto"]:
-        jax.distributed.initialize()
-    else:
-        jax.distributed.initialize(
-            manual["coordinator"], manual["num_processes"], manual["process_id"]
-        )
+    where = () if auto else tuple(manual.values())
+    jax.distributed.initialize(*where, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT)
 
 
 def _prepare_cpu_collectives() -> None:
@@ -57,23 +70,38 @@ def _prepare_cpu_collectives() -> None:
     os.environ["XLA_FLAGS"] = flags.strip()
 
 
-def wait_for_all(what: str) -> None:
-    """Returns once every process has come here.
-
-    Args:
-      what: the same text on every process.
-    """
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+def on_any(flag: bool) -> bool:
+    """Returns on every process whether `flag` is true on one of them; waits until all ask."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def leave(code: int) -> None:
-    """Ends a process that failed, at once, if there are others; returns if it is alone.
+    """Ends a process that failed, at once, if it is connected with others; returns if it is not.
 
-    At an ordinary exit JAX waits for the other processes, and those may wait for this one in the
-    middle of a step. When it is gone they notice and fail as well.
+    Nothing that Python would still do at exit is done.
+
+    Args:
+      code: the exit code.
     """
-    if jax.distributed.is_initialized() and jax.process_count() > 1:
+    if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ThenLeave:
+    """A `sys.excepthook`: what was there before, then `leave`."""
+
+    before: Callable[..., None]
+
+    def __call__(
+        self,
+        kind: type[BaseException],
+        error: BaseException,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.before(kind, error, traceback)
+        leave(1)

@@ -1,5 +1,6 @@
 """Evaluation: every example of a split exactly once, on any mesh."""
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,21 +10,27 @@ import jax
 import numpy as np
 
 from vit_jax import data
-from vit_jax.errors import MissingFileError
 from vit_jax.objectives.base import PerExample
-from vit_jax.training import checkpoint, distributed, overrides, run_folder
+from vit_jax.training import checkpoint, classes, distributed, overrides, run_folder
 from vit_jax.training.config import OPEN_SECTIONS
 from vit_jax.training.experiment import Experiment
+from vit_jax.training.record import Record
+from vit_jax.training.resolve import check, resolve
 from vit_jax.training.state import TrainState
 from vit_jax.training.step import make_masked_sums
 
 
 class Evaluator:
-    """Evaluates states of an experiment on one split; jitted functions are kept between calls."""
+    """Evaluates states of an experiment on one split; jitted functions are kept between calls.
+
+    Attributes:
+      skipped: examples that could not be decoded, in the latest evaluation.
+    """
 
     def __init__(self, experiment: Experiment, source: data.Source):
         """Binds an experiment to the examples of a split."""
         self._experiment, self._source = experiment, source
+        self.skipped = 0
         self._jitted: dict[Any, Callable[..., Any]] = {}
 
     def __call__(self, state: TrainState) -> dict[str, float]:
@@ -42,28 +49,52 @@ class Evaluator:
         Sums over a batch are taken on the devices, sums over batches in float64 on the host.
 
         Raises:
-          RuntimeError: the number of examples seen is not that of the split.
+          RuntimeError: the examples seen and those that could not be decoded are not the split.
         """
         if per_example not in self._jitted:
             self._jitted[per_example] = make_masked_sums(
                 per_example, self._experiment.normalize, self._experiment.replicated
             )
         totals: dict[str, np.float64] = {}
-        seen = 0
+        seen = skipped = 0
         with self._experiment.eval_batches(self._source) as batches:
             for batch in batches:
-                sums, count = jax.device_get(self._jitted[per_example](params, extra, batch))
-                seen += int(count)
+                sums, real, bad = jax.device_get(self._jitted[per_example](params, extra, batch))
+                seen, skipped = seen + int(real), skipped + int(bad)
                 for name, value in sums.items():
                     totals[name] = totals.get(name, np.float64(0)) + np.float64(value)
-        self._check_count(seen)
+        self._check_counts(seen, skipped)
+        self.skipped = skipped
         return {name: float(total / seen) for name, total in totals.items()}
 
-    def _check_count(self, seen: int) -> None:
-        expected = len(self._source)
-        may_skip = self._experiment.config.data.on_error == "skip"
-        if seen > expected or (seen < expected and not may_skip) or seen == 0:
-            raise RuntimeError(f"the evaluation saw {seen} examples of a split of {expected}")
+    def _check_counts(self, seen: int, skipped: int) -> None:
+        if seen + skipped != len(self._source):
+            raise RuntimeError(
+                f"the evaluation saw {seen:,} examples and skipped {skipped:,}, of a split of "
+                f"{len(self._source):,}"
+            )
+        if not seen:
+            raise RuntimeError(f"none of the {skipped:,} examples of the split could be decoded")
+
+    def report(self, step: int, results: dict[str, float]) -> str:
+        """Returns what a user should read of the latest evaluation: a line, or a warning too.
+
+        Args:
+          step: number of updates made.
+          results: of the evaluation.
+        """
+        examples = f"{len(self._source):,} examples"
+        if self.skipped:
+            seen = len(self._source) - self.skipped
+            examples = f"{seen:,} of {examples}, {self.skipped:,} could not be decoded"
+        described = self._experiment.objective.describe(results)
+        line = f"step {step}, {self._experiment.config.data.eval_split}, {examples}: {described}"
+        wrong = [
+            f"{name} is {value}" for name, value in results.items() if not math.isfinite(value)
+        ]
+        if not wrong:
+            return line
+        return f"{line}\nWARNING: {', '.join(wrong)}; trust no number of this evaluation"
 
 
 class Context:
@@ -86,6 +117,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluates a checkpoint of a run on its evaluation split.
 
+    Several processes: see `vit_jax.training.loop.train`.
+
     Args:
       workdir: of the run.
       which: "last", "best" (by `checkpoint.best_metric`) or a step.
@@ -96,52 +129,60 @@ def evaluate(
       The results by plain names.
 
     Raises:
-      MissingFileError: there is no run, or it has no such checkpoint.
-      UserError: an override is wrong.
+      FileNotFoundError: there is no run, or it has no such checkpoint.
+      ValueError: an override is wrong, or the data has other classes than the run was trained on.
     """
     config = run_folder.read_config(workdir)
     config.distributed = dict.fromkeys(config.distributed) | {"auto": False}
     for change in changes:
         overrides.apply(config, change, OPEN_SECTIONS)
+    check(config)
     distributed.initialize(config.distributed)
     source = data.open_source(config.data.source, config.data.eval_split, config.data.data_dir)
-    experiment = Experiment(config)
+    # Every duration is in steps already, so the number of examples is of no effect.
+    experiment = Experiment(resolve(config, len(source), source.num_classes))
     say = report if jax.process_index() == 0 else lambda _: None
-    state, step = _load(experiment, run_folder.checkpoints_dir(workdir), which, say)
-    results = Evaluator(experiment, source)(state)
-    described = experiment.objective.describe(results)
-    say(f"step {step}, {config.data.eval_split}, {len(source):,} examples: {described}")
+    state, record = _load(experiment, run_folder.checkpoints_dir(workdir), which, say)
+    classes.check_same(
+        f"split {config.data.eval_split!r} of {config.data.source}",
+        source.class_names,
+        f"what the run in {os.fspath(workdir)} was trained on",
+        record.notes["classes"],
+    )
+    evaluator = Evaluator(experiment, source)
+    results = evaluator(state)
+    say(evaluator.report(record.step, results))
     return results
 
 
 def _load(
     experiment: Experiment, directory: Path, which: str | int, report: Callable[[str], None]
-) -> tuple[TrainState, int]:
+) -> tuple[TrainState, Record]:
     """Reads what an evaluation needs of a checkpoint: parameters or their average, and extra."""
     targets = experiment.state_factory.targets()
     unused = {"params": None} if targets.ema is not None else {}
     targets = targets.replace(opt_state=None, **unused)
     steps = _candidates(experiment.config.checkpoint, directory, which)
     state, record, _ = checkpoint.restore_first(directory, steps, targets, report)
-    return state, record.step
+    return state, record
 
 
 def _candidates(options: Any, directory: Path, which: str | int) -> list[int]:
     """Steps of checkpoints in the order in which to try them."""
     steps = checkpoint.saved_steps(directory)
     if not steps:
-        raise MissingFileError(f"there is no checkpoint in {directory}")
+        raise FileNotFoundError(f"there is no checkpoint in {directory}")
     if which == "last":
         return steps[::-1]
     if which == "best":
         metric, mode = options.best_metric, options.best_mode
         best = checkpoint.rank(directory, metric, mode, keep=len(steps)).best(steps)
         if not best:
-            raise MissingFileError(f"no checkpoint in {directory} has the metric {metric!r}")
+            raise FileNotFoundError(f"no checkpoint in {directory} has the metric {metric!r}")
         return best
     if str(which) in map(str, steps):
         return [int(which)]
-    raise MissingFileError(
+    raise FileNotFoundError(
         f"there is no checkpoint {which!r} in {directory}; expected 'last', 'best' or one of "
         f"{', '.join(map(str, steps))}"
     )

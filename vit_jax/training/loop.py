@@ -5,13 +5,13 @@ import dataclasses
 import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from vit_jax import data
-from vit_jax.errors import UserError
-from vit_jax.training import distributed, report, run_folder
+from vit_jax.training import classes, distributed, report, run_folder
 from vit_jax.training.checkpoint import Checkpoints, saved_steps
 from vit_jax.training.evaluation import Evaluator
 from vit_jax.training.experiment import Experiment
@@ -20,6 +20,7 @@ from vit_jax.training.monitor import Monitor, NonFiniteError
 from vit_jax.training.preemption import Preemption
 from vit_jax.training.record import Record
 from vit_jax.training.resolve import check, resolve
+from vit_jax.training.signals import StopSignals
 from vit_jax.training.state import TrainState
 
 
@@ -42,22 +43,30 @@ class Result:
     checkpoint: Path | None
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> Result:
+def train(
+    config: ConfigDict, workdir: str | os.PathLike[str], signals: StopSignals | None = None
+) -> Result:
     """Trains what `config` describes, or resumes what was begun in `workdir`.
+
+    With several processes, one that fails alone has to end for the others to notice. An exception
+    that nothing catches sees to that, see `vit_jax.training.distributed`.
 
     Args:
       config: see `vit_jax.training.config`.
       workdir: the folder of the run, on a file system that all processes see.
+      signals: where SIGTERM and SIGINT are remembered already; None: from now on.
 
     Raises:
-      UserError: the configuration is not consistent, or `workdir` holds a run of another one.
+      ValueError: the configuration is not consistent, or `workdir` holds a run of another one.
       NonFiniteError: the loss became NaN or infinite; the last good checkpoint stays.
       CheckpointError: a checkpoint could not be written, or none could be read.
     """
+    if signals is None:
+        with StopSignals() as signals:
+            return train(config, workdir, signals)
     check(config)
     distributed.initialize(config.distributed)
-    with Preemption() as preemption:
-        return _run(config, Path(workdir), preemption)
+    return _run(config, Path(workdir), Preemption(signals))
 
 
 def _run(config: ConfigDict, workdir: Path, preemption: Preemption) -> Result:
@@ -79,16 +88,13 @@ def _run(config: ConfigDict, workdir: Path, preemption: Preemption) -> Result:
 
 
 def _check_classes(experiment: Experiment, train: data.Source, evaluation: data.Source) -> None:
-    """Raises UserError where labels do not mean what the model's outputs mean."""
-    if evaluation.class_names != train.class_names:
-        raise UserError(
-            f"the evaluation split has {evaluation.num_classes} classes "
-            f"({', '.join(evaluation.class_names[:3])} ...), the training split "
-            f"{train.num_classes} ({', '.join(train.class_names[:3])} ...); expected the same"
-        )
+    """Raises ValueError where labels do not mean what the model's outputs mean."""
+    classes.check_same(
+        "the evaluation split", evaluation.class_names, "the training split", train.class_names
+    )
     outputs = experiment.module.num_classes
     if 0 < outputs < train.num_classes:
-        raise UserError(
+        raise ValueError(
             f"config.model.num_classes is {outputs}, the data has {train.num_classes} classes; "
             "leave it out to take the data's"
         )
@@ -156,11 +162,10 @@ class _Run:
         """Returns the latest good checkpoint's state, or a new one."""
         restored = self._checkpoints.restore_latest(self._experiment.state_factory.targets(), _say)
         if restored is None:
-            notes = {"skipped": 0, "data": self._source.fingerprint}
-            return self._experiment.state_factory.create(), Record(0, None, notes, {})
+            return self._experiment.state_factory.create(), Record(0, None, self._notes(0), {})
         state, record = restored
         if record.notes["data"] != self._source.fingerprint:
-            raise UserError(
+            raise ValueError(
                 f"the training data is not that of the run in {self._directory.parent}: its "
                 f"fingerprint is {self._source.fingerprint}, it was {record.notes['data']}; "
                 "start a run in another workdir"
@@ -171,8 +176,6 @@ class _Run:
     def to_the_end(self) -> Result:
         """Trains up to the last step, or until a signal."""
         with self._experiment.activate():
-            if self._step and self._metrics is None and self._due(self._config.eval_every_steps):
-                self._metrics = self._evaluate()  # a signal had come first
             completed = self._train()
             self._checkpoints.wait()
         checkpoint = self._directory / str(self._step) if self._step else None
@@ -186,22 +189,22 @@ class _Run:
         total, train_step = self._config.total_steps, self._experiment.train_step()
         if self._step == total:
             return True
-        if self._preemption.decided(seen=False):
-            return False  # told before the first step, there is nothing to save
+        if self._preemption.before_the_first_step():
+            return False  # there is nothing to save
         with self._experiment.train_batches(self._source, self._step) as batches:
             first = next(batches)
             train_step.lower(self._state, {**first, "stop": self._wish_to_stop()}).compile()
-            distributed.wait_for_all("the training step is compiled")
+            # Compiling takes a while, for some longer than for others: all wait for the last.
+            if self._preemption.before_the_first_step():
+                return False
             batches = itertools.chain([first], batches)
             while self._step < total:
                 batch = {**next(batches), "stop": self._wish_to_stop()}
                 self._state, metrics = train_step(self._state, batch)
                 self._step += 1
                 self._monitor.add(self._step, metrics)
-                if self._preemption.decided(self._monitor.stop) and self._step < total:
-                    self._save(None)
+                if self._evaluate_and_save():
                     return False
-                self._evaluate_and_save()
         return True
 
     def _wish_to_stop(self) -> jax.Array:
@@ -213,28 +216,45 @@ class _Run:
         at_end = self._step == self._config.total_steps
         return at_end or (every is not None and self._step % every == 0)
 
-    def _evaluate_and_save(self) -> None:
-        """Does what is due after this step; a state among the best so far is always saved."""
+    def _evaluate_and_save(self) -> bool:
+        """Does what is due after this step; returns whether a signal ends the run here.
+
+        The evaluation comes first then too: its results belong into the checkpoint, and after this
+        checkpoint there is no other moment for it.
+        """
         self._metrics = self._evaluate() if self._due(self._config.eval_every_steps) else None
+        stopping = self._preemption.decided(self._monitor.stop)
+        stopping = stopping and self._step < self._config.total_steps
+        if stopping or self._worth_saving():
+            self._save()
+        return stopping
+
+    def _worth_saving(self) -> bool:
+        """Whether a checkpoint is due, or the state is among the best so far."""
         among_best = self._metrics is not None and self._checkpoints.is_among_best(self._metrics)
-        if among_best or self._due(self._config.checkpoint.every_steps):
-            self._save(self._metrics)
+        return among_best or self._due(self._config.checkpoint.every_steps)
 
     def _evaluate(self) -> dict[str, float]:
         self._monitor.flush()
         results = self._evaluator(self._state)
-        split = self._config.data.eval_split
-        self._writer.write(self._step, split, results)
-        described = self._experiment.objective.describe(results)
-        self._bar.write(f"step {self._step}, {split}: {described}")
+        may_skip = self._config.data.on_error == "skip"
+        counts = {"skipped": self._evaluator.skipped} if may_skip else {}
+        self._writer.write(self._step, self._config.data.eval_split, {**results, **counts})
+        self._bar.write(self._evaluator.report(self._step, results))
         self._monitor.pause()
         return results
 
-    def _save(self, metrics: dict[str, float] | None) -> None:
+    def _save(self) -> None:
         self._monitor.flush()  # raises where the state is not worth saving
-        notes = {"skipped": self._monitor.skipped, "data": self._source.fingerprint}
-        self._checkpoints.save(self._state, self._step, metrics, notes)
+        notes = self._notes(self._monitor.skipped)
+        self._checkpoints.save(self._state, self._step, self._metrics, notes)
         self._monitor.pause()
+
+    def _notes(self, skipped: int) -> dict[str, Any]:
+        """What a checkpoint tells of the data."""
+        source = self._source
+        names = list(source.class_names)
+        return {"skipped": skipped, "data": source.fingerprint, "classes": names}
 
     def last_good(self) -> str:
         """Says which checkpoint is the last, once it is complete."""

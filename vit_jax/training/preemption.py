@@ -1,19 +1,15 @@
-"""SIGTERM and SIGINT as a wish to stop after the current step."""
-
-import signal
-import threading
-from types import FrameType, TracebackType
-from typing import Any
+"""The wish to stop of any process becomes the decision of all, after the same step."""
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from vit_jax.training import distributed
+from vit_jax.training.signals import StopSignals
+
 
 class Preemption:
-    """While it is entered, SIGTERM and SIGINT do not end the process but are remembered.
-
-    A second signal acts as it would have without.
+    """Decides from the signals of all processes whether the run stops now.
 
     Several processes have to stop after the same step, whichever of them was told. So each sends
     its wish along with the batch, the step reduces the wishes to one number, and all of them read
@@ -22,49 +18,28 @@ class Preemption:
     to different answers.)
     """
 
-    def __init__(self):
-        self._told = False
-        self._previous: dict[int, Any] = {}
+    def __init__(self, signals: StopSignals):
+        """Binds it to the signals of this process."""
+        self._signals = signals
         self._wishes: dict[bool, jax.Array] = {}
 
-    def __enter__(self) -> "Preemption":
-        # Python delivers signals to the main thread; a caller elsewhere has to see to them.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._remember)
-        return self
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self._told = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+    def before_the_first_step(self) -> bool:
+        """Returns whether any process has been told to stop; waits until all of them ask."""
+        return distributed.on_any(self._signals.told)
 
     def wish(self, batch_sharding: NamedSharding, shards: int) -> jax.Array:
         """Returns what goes into the batch as "stop": int32 (shards,), 1 from who was told."""
-        if self._told not in self._wishes:
-            rows = np.full(shards // jax.process_count(), self._told, np.int32)
-            array = jax.make_array_from_process_local_data(batch_sharding, rows)
-            self._wishes[self._told] = array
-        return self._wishes[self._told]
+        told = self._signals.told
+        if told not in self._wishes:
+            rows = np.full(shards // jax.process_count(), told, np.int32)
+            self._wishes[told] = jax.make_array_from_process_local_data(batch_sharding, rows)
+        return self._wishes[told]
 
     def decided(self, seen: bool) -> bool:
-        """Returns whether to stop now.
+        """Returns whether to stop after this step.
 
         Args:
           seen: whether the metrics looked at so far tell of a wish. A process that is alone need
             not wait for them.
         """
-        return seen if jax.process_count() > 1 else self._told
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._restore()
+        return seen if jax.process_count() > 1 else self._signals.told

@@ -168,7 +168,7 @@ def _moved_average(ema: Any, params: Any, decay: float) -> Any:
 
 def make_masked_sums(
     per_example: PerExample, normalize: Normalize, replicated: NamedSharding
-) -> Callable[[Any, Any, Batch], tuple[Metrics, jax.Array]]:
+) -> Callable[[Any, Any, Batch], tuple[Metrics, jax.Array, jax.Array]]:
     """Returns a jitted function that sums `per_example` over the real rows of a batch.
 
     Args:
@@ -177,14 +177,15 @@ def make_masked_sums(
       replicated: sharding of the result.
 
     Returns:
-      A function (params, extra, batch) -> (sums by name, number of real rows).
+      A function (params, extra, batch) -> (sums by name, number of real rows, number of rows whose
+      example could not be decoded).
     """
 
-    def masked_sums(params: Any, extra: Any, batch: Batch) -> tuple[Metrics, jax.Array]:
+    def masked_sums(params: Any, extra: Any, batch: Batch) -> tuple[Metrics, jax.Array, jax.Array]:
         real = batch["mask"] > 0
         values = per_example(params, extra, normalize(batch))
         # A padded row may be anything, infinite included, so it is replaced and not multiplied.
         sums = {name: jnp.sum(jnp.where(real, x, 0.0)) for name, x in values.items()}
-        return sums, jnp.sum(real)
+        return sums, jnp.sum(real), jnp.sum(batch["skipped"] > 0)
 
     return jax.jit(masked_sums, out_shardings=replicated)

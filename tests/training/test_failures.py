@@ -1,0 +1,99 @@
+"""Two processes of which one fails alone: both end, soon, and the first says why.
+
+The other one notices when its connections with the first break, or when heartbeats are missed.
+Without that it would wait for ten minutes in the middle of a step, or for twenty before a
+checkpoint.
+"""
+
+import resource
+import sys
+
+import pytest
+from PIL import Image
+
+from tests.training import processes
+from vit_jax.data.pipeline import epoch_order
+from vit_jax.training.distributed import HEARTBEAT_TIMEOUT
+
+pytestmark = pytest.mark.slow
+SOON = HEARTBEAT_TIMEOUT + 20  # seconds, on a busy machine; it may be less than one
+BATCH, PICTURES = 8, 64
+OPTIONS = [
+    f"data.batch_size={BATCH}",
+    f"data.eval_batch_size={BATCH}",
+    "accumulate_steps=1",
+    "checkpoint.every_steps=6",
+    "total_steps=1000",
+]
+SCRIPT = """
+import sys
+import vit_jax
+
+vit_jax.train(vit_jax.load_config(sys.argv[1], sys.argv[3:]), sys.argv[2])
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of pictures for training and evaluation."""
+    for split in ("train", "test"):
+        for index in range(PICTURES):
+            path = tmp_path / "images" / split / "ab"[index % 2] / f"{index:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), index).save(path)
+    return tmp_path / "images"
+
+
+def start_script(workdir, *overrides, **options):
+    """A program of a user that calls `vit_jax.train`."""
+    command = [sys.executable, "-c", SCRIPT, processes.TINY, workdir, *overrides]
+    return processes.start_command(list(map(str, command)), **options)
+
+
+def start_two(start, folder):
+    return processes.start_two(
+        start, folder.parent / "run", f"data.source=folder:{folder}", *OPTIONS, devices=2
+    )
+
+
+def end(pair, failing, code):
+    """Waits until both have ended; returns what the failing one printed."""
+    try:
+        output = processes.finish(pair[failing], code, SOON)
+        other = pair[1 - failing]
+        other.communicate(timeout=SOON)
+        assert other.returncode != 0
+    finally:
+        for process in pair:
+            processes.kill(process)
+    return output
+
+
+def break_a_picture(folder, batch, process):
+    """Breaks one that `process` is to read for a batch of the first epoch; returns its path."""
+    place = BATCH * batch + BATCH // 2 * process
+    files = sorted((folder / "train").rglob("*.png"))
+    path = files[epoch_order(PICTURES, 0, 0)[place]]
+    path.write_bytes(b"no picture")
+    return path
+
+
+@pytest.mark.parametrize(
+    "start, failing, code", [(processes.start_train, 1, 2), (start_script, 0, 1)]
+)
+def test_a_picture_that_one_process_cannot_decode(folder, start, failing, code):
+    path = break_a_picture(folder, batch=5, process=failing)
+    pair = start_two(start, folder)
+    processes.wait_until(lambda: processes.steps_logged(folder.parent / "run"), pair[failing])
+    output = end(pair, failing, code)
+    assert f"cannot decode {path}" in output
+    assert 'data.on_error="skip" would' in output
+
+
+def test_a_disk_that_is_full_for_one_process(folder):
+    """Its limit stands for a disk: `checkpoints` is written to by both processes."""
+    pair = start_two(processes.start_train, folder)
+    assert processes.wait_until(lambda: processes.steps_logged(folder.parent / "run"), pair[0])
+    resource.prlimit(pair[0].pid, resource.RLIMIT_FSIZE, (4096, 4096))
+    output = end(pair, failing=0, code=2)
+    assert "a checkpoint could not be written" in output
