@@ -4,37 +4,15 @@ The mapping here is for the tests alone: it goes tensor by tensor, from the timm
 parameters to our tree, so that values and gradients can both be carried over.
 """
 
-import importlib
 import math
-import sys
-import types
 
 import jax
 import numpy as np
 import torch
 
+from vit_jax.convert.torch_libraries import import_library
 
-def _import_timm() -> types.ModuleType:
-    """Imports timm, which needs torchvision, whose PyPI build does not load beside a CPU torch.
-
-    There its operators are missing, and two declarations stand in for them; nothing here runs them.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "torchvision::nms does not exist" not in str(error):
-            raise
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _KEPT.append(library)  # the declarations live as long as this object
-    return importlib.import_module("timm")
-
-
-_KEPT: list[torch.library.Library] = []
-timm = _import_timm()
+timm = import_library("timm", "this test")
 create_model = timm.create_model
 
 

@@ -297,6 +297,7 @@ def _write_files(module: VisionTransformer, prep: Preprocessing) -> dict[str, Js
     pool = {ours: theirs for theirs, ours in POOLS.items()}.get(
         module.global_pool, module.global_pool
     )
+    arguments["global_pool"] = pool  # timm heeds it here, and not beside "architecture"
     height, width = pair(module.img_size)
     pretrained = {
         "input_size": [module.in_chans, height, width],
