@@ -1,5 +1,6 @@
 import pytest
 
+from vit_jax.errors import UserError
 from vit_jax.training.classes import check_same
 
 DIGITS = tuple("0123456789")
@@ -25,6 +26,6 @@ def test_the_same_names():
     ],
 )
 def test_other_names(names, message):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         check_same("the data", names, "the run", DIGITS)
     assert message in str(error.value)

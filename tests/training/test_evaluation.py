@@ -5,6 +5,7 @@ import pytest
 
 from tests.training import tiny
 from vit_jax.data import Source
+from vit_jax.errors import UserError
 from vit_jax.training.evaluation import Evaluator
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.resolve import resolve
@@ -83,7 +84,7 @@ def test_a_missing_example_is_noticed():
         message = f"saw {seen} examples and skipped {skipped}, of a split of 20"
         with pytest.raises(RuntimeError, match=message):
             evaluate._check_counts(seen, skipped)
-    with pytest.raises(RuntimeError, match="none of the 20 examples"):
+    with pytest.raises(UserError, match="none of the 20 examples"):
         evaluate._check_counts(0, 20)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from vit_jax.cli import arguments as common
-from vit_jax.cli import memory
 from vit_jax.training.signals import StopSignals
 
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h
@@ -29,7 +28,6 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs the subcommand; returns the exit code."""
     overrides = common.overrides(rest)
-    memory.use_huge_pages()
     with StopSignals() as signals:  # the imports alone take seconds
         from vit_jax.training.checkpoint import report_failures_once
         from vit_jax.training.config import load_config

@@ -31,6 +31,7 @@ import numpy as np
 from vit_jax.data.decode import DecodeError
 from vit_jax.data.sources import Source
 from vit_jax.data.transforms import Transform
+from vit_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 OnError = Literal["stop", "skip"]
@@ -41,7 +42,7 @@ MAX_THREADS = 8  # batches decoded at once in one process; each holds a batch in
 _log = logging.getLogger(__name__)
 
 
-class LabelError(ValueError):
+class LabelError(UserError):
     """A label outside of 0 to num_classes - 1."""
 
 
@@ -121,13 +122,13 @@ def train_batches(
     Raises:
       DecodeError: (from `next`) an image cannot be decoded, or with "skip", none can.
       LabelError: (from `next`) a label outside the classes.
-      ValueError: a number is out of range, or `process_count` does not divide `batch_size`.
+      UserError: a number is out of range, or `process_count` does not divide `batch_size`.
     """
     _check(source, batch_size, process_index, process_count, workers, on_error)
     if not 0 <= seed < 2**64:
-        raise ValueError(f"seed is {seed}: expected 0 to 2**64 - 1")
+        raise UserError(f"seed is {seed}: expected 0 to 2**64 - 1")
     if start_batch < 0:
-        raise ValueError(f"start_batch is {start_batch}: expected 0 or more")
+        raise UserError(f"start_batch is {start_batch}: expected 0 or more")
     loader = _Loader(source, transform, on_error, cache)
     load = _TrainBatch(loader, seed, batch_size, process_index, process_count)
     return _run(load, start_batch, FOREVER, workers)
@@ -163,7 +164,7 @@ def eval_batches(
         mask: float32 (batch_size / process_count,), 1 for a row that counts.
 
     Raises:
-      DecodeError, LabelError, ValueError: as `train_batches`.
+      DecodeError, LabelError, UserError: as `train_batches`.
     """
     _check(source, batch_size, process_index, process_count, workers, on_error)
     loader = _Loader(source, transform, on_error, cache=False)
@@ -365,15 +366,15 @@ def _check(
     on_error: str,
 ) -> None:
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
-        raise ValueError(
+        raise UserError(
             f"batch_size {batch_size} over {process_count} processes: expected a multiple of the "
             "number of processes"
         )
     if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is {process_index} of {process_count}")
+        raise UserError(f"process_index is {process_index} of {process_count}")
     if workers < 0:
-        raise ValueError(f"workers is {workers}: expected 0 or more")
+        raise UserError(f"workers is {workers}: expected 0 or more")
     if on_error not in ("stop", "skip"):
-        raise ValueError(f"on_error is {on_error!r}: expected 'stop' or 'skip'")
+        raise UserError(f"on_error is {on_error!r}: expected 'stop' or 'skip'")
     if not len(source):
-        raise ValueError("the source has no examples")
+        raise UserError("the source has no examples")

@@ -25,6 +25,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from vit_jax.errors import UserError
 from vit_jax.training import distributed
 from vit_jax.training.checksum import checksums
 from vit_jax.training.ranking import Ranking
@@ -39,7 +40,7 @@ from vit_jax.training.record import (
 )
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint could not be written, or none could be read."""
 
 
@@ -74,7 +75,7 @@ def restore(directory: str | os.PathLike[str], step: int, targets: Any) -> tuple
       The tree of arrays, and the record.
 
     Raises:
-      ValueError: an array is missing, or has another shape or dtype than is wanted.
+      UserError: an array is missing, or has another shape or dtype than is wanted.
       DamagedCheckpointError: what is on the disk is not what was written.
     """
     path = Path(directory).absolute() / str(step)
@@ -106,7 +107,7 @@ def restore_first(
       The tree of arrays, the record, and the steps that were found to be damaged.
 
     Raises:
-      ValueError: a checkpoint is of another state.
+      UserError: a checkpoint is of another state.
       CheckpointError: all are damaged.
     """
     damaged: list[int] = []
@@ -186,7 +187,7 @@ class Checkpoints:
         """Returns whether a checkpoint with these metrics would be kept for its metric.
 
         Raises:
-          ValueError: the metric to rank by is not among them.
+          UserError: the metric to rank by is not among them.
         """
         return self._ranking.would_take(metrics)
 
@@ -271,7 +272,7 @@ class Checkpoints:
           The tree of arrays and the record, or None where there is no checkpoint at all.
 
         Raises:
-          ValueError: the checkpoint is of another state.
+          UserError: the checkpoint is of another state.
           CheckpointError: there are checkpoints, and all are damaged.
         """
         steps = saved_steps(self._directory)[::-1]

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from vit_jax.errors import UserError
+
 
 def check_same(what: str, names: Sequence[str], reference: str, expected: Sequence[str]) -> None:
     """Compares the classes of two sets of examples.
@@ -13,7 +15,7 @@ def check_same(what: str, names: Sequence[str], reference: str, expected: Sequen
       expected: of the classes.
 
     Raises:
-      ValueError: they differ; the message shows both.
+      UserError: they differ; the message shows both.
     """
     names, expected = tuple(names), tuple(expected)
     if names == expected:
@@ -24,7 +26,7 @@ def check_same(what: str, names: Sequence[str], reference: str, expected: Sequen
         text += (
             f"; label {label} is {names[label]!r} in the one and {expected[label]!r} in the other"
         )
-    raise ValueError(f"{text}; expected the same classes in the same order")
+    raise UserError(f"{text}; expected the same classes in the same order")
 
 
 def _described(names: Sequence[str]) -> str:

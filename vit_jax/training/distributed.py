@@ -19,6 +19,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from vit_jax.errors import UserError
+
 # Seconds without a sign of life after which a process counts as gone, and the others are ended.
 # JAX's own 100 are long for a pod that stands still; the thread that sends them needs no lock.
 HEARTBEAT_TIMEOUT = 40
@@ -34,12 +36,12 @@ def initialize(config: Mapping[str, Any]) -> None:
       config: `config.distributed`.
 
     Raises:
-      ValueError: only some of the three values are given.
+      UserError: only some of the three values are given.
     """
     manual = {key: config[key] for key in ("coordinator", "num_processes", "process_id")}
     given = [key for key, value in manual.items() if value is not None]
     if given and (len(given) < len(manual) or config["auto"]):
-        raise ValueError(
+        raise UserError(
             f"config.distributed has {', '.join(given)}; expected all of {', '.join(manual)} and "
             "auto=False, or auto=True alone"
         )

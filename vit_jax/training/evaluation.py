@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from vit_jax import data
+from vit_jax.errors import MissingFileError, UserError
 from vit_jax.objectives.base import PerExample
 from vit_jax.training import checkpoint, classes, distributed, overrides, run_folder
 from vit_jax.training.config import OPEN_SECTIONS
@@ -49,6 +50,7 @@ class Evaluator:
         Sums over a batch are taken on the devices, sums over batches in float64 on the host.
 
         Raises:
+          UserError: none could be decoded.
           RuntimeError: the examples seen and those that could not be decoded are not the split.
         """
         if per_example not in self._jitted:
@@ -74,7 +76,7 @@ class Evaluator:
                 f"{len(self._source):,}"
             )
         if not seen:
-            raise RuntimeError(f"none of the {skipped:,} examples of the split could be decoded")
+            raise UserError(f"none of the {skipped:,} examples of the split could be decoded")
 
     def report(self, step: int, results: dict[str, float]) -> str:
         """Returns what a user should read of the latest evaluation: a line, or a warning too.
@@ -129,8 +131,8 @@ def evaluate(
       The results by plain names.
 
     Raises:
-      FileNotFoundError: there is no run, or it has no such checkpoint.
-      ValueError: an override is wrong, or the data has other classes than the run was trained on.
+      MissingFileError: there is no run, or it has no such checkpoint.
+      UserError: an override is wrong, or the data has other classes than the run was trained on.
     """
     config = run_folder.read_config(workdir)
     config.distributed = dict.fromkeys(config.distributed) | {"auto": False}
@@ -171,18 +173,18 @@ def _candidates(options: Any, directory: Path, which: str | int) -> list[int]:
     """Steps of checkpoints in the order in which to try them."""
     steps = checkpoint.saved_steps(directory)
     if not steps:
-        raise FileNotFoundError(f"there is no checkpoint in {directory}")
+        raise MissingFileError(f"there is no checkpoint in {directory}")
     if which == "last":
         return steps[::-1]
     if which == "best":
         metric, mode = options.best_metric, options.best_mode
         best = checkpoint.rank(directory, metric, mode, keep=len(steps)).best(steps)
         if not best:
-            raise FileNotFoundError(f"no checkpoint in {directory} has the metric {metric!r}")
+            raise MissingFileError(f"no checkpoint in {directory} has the metric {metric!r}")
         return best
     if str(which) in map(str, steps):
         return [int(which)]
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"there is no checkpoint {which!r} in {directory}; expected 'last', 'best' or one of "
         f"{', '.join(map(str, steps))}"
     )

@@ -11,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax import data
+from vit_jax.errors import UserError
 from vit_jax.training import classes, distributed, report, run_folder
 from vit_jax.training.checkpoint import Checkpoints, saved_steps
 from vit_jax.training.evaluation import Evaluator
@@ -57,7 +58,7 @@ def train(
       signals: where SIGTERM and SIGINT are remembered already; None: from now on.
 
     Raises:
-      ValueError: the configuration is not consistent, or `workdir` holds a run of another one.
+      UserError: the configuration is not consistent, or `workdir` holds a run of another one.
       NonFiniteError: the loss became NaN or infinite; the last good checkpoint stays.
       CheckpointError: a checkpoint could not be written, or none could be read.
     """
@@ -88,13 +89,13 @@ def _run(config: ConfigDict, workdir: Path, preemption: Preemption) -> Result:
 
 
 def _check_classes(experiment: Experiment, train: data.Source, evaluation: data.Source) -> None:
-    """Raises ValueError where labels do not mean what the model's outputs mean."""
+    """Raises UserError where labels do not mean what the model's outputs mean."""
     classes.check_same(
         "the evaluation split", evaluation.class_names, "the training split", train.class_names
     )
     outputs = experiment.module.num_classes
     if 0 < outputs < train.num_classes:
-        raise ValueError(
+        raise UserError(
             f"config.model.num_classes is {outputs}, the data has {train.num_classes} classes; "
             "leave it out to take the data's"
         )
@@ -165,7 +166,7 @@ class _Run:
             return self._experiment.state_factory.create(), Record(0, None, self._notes(0), {})
         state, record = restored
         if record.notes["data"] != self._source.fingerprint:
-            raise ValueError(
+            raise UserError(
                 f"the training data is not that of the run in {self._directory.parent}: its "
                 f"fingerprint is {self._source.fingerprint}, it was {record.notes['data']}; "
                 "start a run in another workdir"
