@@ -26,3 +26,9 @@ def overrides(arguments: Sequence[str]) -> list[str]:
             key = f"{key}={remaining.pop(0)}"
         found.append(key)
     return found
+
+
+def refuse(arguments: Sequence[str]) -> None:
+    """Raises UserError if there is any argument that a subcommand without `--config` knows not."""
+    if arguments:
+        raise UserError(f"unknown argument {arguments[0]!r}; see vit-jax COMMAND --help")

@@ -2,7 +2,8 @@
 
 Exit codes: 0 done; 2 the user has to change something (the message says what); 75 the run was
 stopped by SIGTERM or SIGINT and saved, the same command resumes it (EX_TEMPFAIL of sysexits.h).
-An error that nobody thought of keeps its traceback and exits with 1.
+An error that nobody thought of keeps its traceback and exits with 1, as does `validate`, without
+one, where it finds a difference.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 import vit_jax
-from vit_jax.cli import evaluate, memory, train
+from vit_jax.cli import convert, evaluate, export, memory, train, validate
 from vit_jax.errors import UserError
 
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"vit-jax {vit_jax.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (train, evaluate):
+    for command in (train, evaluate, convert, validate, export):
         command.add_parser(commands)
     arguments, rest = parser.parse_known_args(argv)
     if argv is None:

@@ -6,11 +6,12 @@ error that lists it.
 
 import dataclasses
 import fnmatch
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from vit_jax.convert.errors import listed
@@ -55,7 +56,7 @@ def adapt(
     resampled: Sequence[str] = (),
     drawn: Sequence[str] = (),
     left_out: Sequence[str] = (),
-    seed: int = 0,
+    draw: Callable[[Collection[str]], Mapping[str, Any]] | None = None,
 ) -> tuple[dict[str, Any], Adaptation]:
     """Makes parameters of `old` fit `new`.
 
@@ -66,7 +67,7 @@ def adapt(
         resampled: shell patterns of paths that may be resized (position tables, patch embedding).
         drawn: of paths that may be drawn anew.
         left_out: of paths of the old parameters that may be left out.
-        seed: of what is drawn.
+        draw: gives new leaves by path; None draws them as `new.init` does with key 0.
 
     Returns:
         The parameters of `new`, and what became of each leaf.
@@ -83,7 +84,7 @@ def adapt(
     moved = {
         path
         for path, leaf in _flat(params).items()
-        if path in found and found[path].shape != leaf.shape
+        if path in found and found[path] is not leaf and not np.array_equal(found[path], leaf)
     }
     lost = {path for path in found if path not in wanted}
     fresh = {p for p in wanted if p not in found or found[p].shape != wanted[p].shape}
@@ -93,7 +94,7 @@ def adapt(
     _check_announced("drawn", fresh, drawn)
     _check_announced("left_out", lost - fresh, left_out)
     leaves = {path: found[path] for path in wanted if path not in fresh}
-    leaves |= _draw(new, fresh, seed)
+    leaves |= draw(fresh) if draw is not None else _draw(new, fresh)
     report = Adaptation(
         taken=tuple(sorted(set(leaves) - moved - fresh)),
         resampled=tuple(sorted(moved)),
@@ -125,7 +126,7 @@ def _check_announced(what: str, paths: Collection[str], patterns: Sequence[str])
         raise UserError(f"{what}={tuple(idle)} names no parameter that has to be; take it out")
 
 
-def _draw(module: PlainModule, paths: Collection[str], seed: int) -> dict[str, jax.Array]:
+def _draw(module: PlainModule, paths: Collection[str]) -> dict[str, jax.Array]:
     """The leaves at `paths` as `module.init` draws them, without making the others."""
     if not paths:
         return {}
@@ -136,4 +137,4 @@ def _draw(module: PlainModule, paths: Collection[str], seed: int) -> dict[str, j
         leaves = _flat(module.init(key, jnp.zeros(shape))["params"])
         return {path: leaves[path] for path in paths}
 
-    return draw(jax.random.key(seed))
+    return draw(jax.random.key(0))

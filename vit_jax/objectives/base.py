@@ -100,6 +100,24 @@ class Objective:
 
         return models.logical_axes(self.module, batch["image"])["params"], {}
 
+    def module_params(self, params: Params) -> Params:
+        """Returns the module's own parameters out of `params`: what is exported. By default all."""
+        return params
+
+    def with_module_params(
+        self, params: Params, extra: Extra, module_params: Params
+    ) -> tuple[Params, Extra]:
+        """Returns `params` and `extra` for a start from pretrained parameters of the module.
+
+        Args:
+          params: as `init` gave them.
+          extra: as `init` gave it; where it holds a copy of the module's parameters, that changes
+            as well.
+          module_params: what takes the place of `module_params(params)`.
+        """
+        del params
+        return module_params, extra
+
     def loss(
         self, params: Params, extra: Extra, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, tuple[Metrics, Extra]]:

@@ -8,12 +8,20 @@ from vit_jax.ranges import POSITIVE, RATE, TEXT, TRUE_OR_FALSE, Range, or_none, 
 from vit_jax.training import optim, schedules, sharding
 from vit_jax.training.overrides import flat_keys, value_of
 
+INIT_CHANGES = ("resampled", "drawn", "left_out", "hyper_parameters")
+NAMES = Range(
+    "a tuple of names or patterns, as ('head/*',)",
+    lambda x: isinstance(x, tuple | list) and all(isinstance(name, str) for name in x),
+)
+
 # Of every key whose section is not open, but those that name one of several things.
 RANGES: dict[str, Range] = {
     # JAX takes the seed of a key modulo 2**32.
     "seed": Range("a whole number, 0 to 2**32 - 1", lambda x: whole(0).fits(x) and x < 2**32),
     "total_steps": or_none(whole(1)),
     "total_epochs": or_none(POSITIVE),
+    "init_from": or_none(TEXT),
+    **{f"init_changes.{name}": NAMES for name in INIT_CHANGES},
     "data.source": TEXT,
     "data.data_dir": or_none(TEXT),
     "data.train_split": TEXT,

@@ -39,6 +39,8 @@ def base_config() -> ConfigDict:
     config.total_steps = None  # length of the run; exactly one of steps and epochs
     config.total_epochs = None
     config.model = _model()
+    config.init_from = None  # what vit-jax convert wrote, a weights file, or hf-hub:owner/name
+    config.init_changes = _init_changes()
     config.objective = _objective()
     config.data = _data()
     config.optim = _optim()
@@ -63,6 +65,21 @@ def _model() -> ConfigDict:
             "name": "vit_tiny_patch16_224",  # see vit_jax.list_models()
             "num_classes": None,  # None: as many as the data has
             "img_size": None,  # None: the model's own; a number or (height, width)
+        }
+    )
+
+
+def _init_changes() -> ConfigDict:
+    """What may differ between `init_from` and `model`; anything else that does is an error.
+
+    The first three are shell patterns of parameter paths, such as "head/*".
+    """
+    return ConfigDict(
+        {
+            "resampled": (),  # position tables, patch embedding: for another resolution or patch
+            "drawn": (),  # anew, such as the head for other classes
+            "left_out": (),  # what the model has no place for
+            "hyper_parameters": (),  # of another network with the same parameters
         }
     )
 

@@ -144,7 +144,7 @@ def evaluate(
     # Every duration is in steps already, so the number of examples is of no effect.
     experiment = Experiment(resolve(config, len(source), source.num_classes))
     say = report if jax.process_index() == 0 else lambda _: None
-    state, record = _load(experiment, run_folder.checkpoints_dir(workdir), which, say)
+    state, record = load_state(experiment, run_folder.checkpoints_dir(workdir), which, say)
     classes.check_same(
         f"split {config.data.eval_split!r} of {config.data.source}",
         source.class_names,
@@ -157,12 +157,25 @@ def evaluate(
     return results
 
 
-def _load(
-    experiment: Experiment, directory: Path, which: str | int, report: Callable[[str], None]
+def load_state(
+    experiment: Experiment,
+    directory: Path,
+    which: str | int,
+    report: Callable[[str], None],
+    *,
+    average: bool = True,
 ) -> tuple[TrainState, Record]:
-    """Reads what an evaluation needs of a checkpoint: parameters or their average, and extra."""
+    """Reads a checkpoint without the optimizer's state.
+
+    Args:
+      experiment: of the run.
+      directory: of the checkpoints.
+      which: see `evaluate`.
+      report: is given the sentences a user should read.
+      average: reads the running average of the parameters, where there is one, in their place.
+    """
     targets = experiment.state_factory.targets()
-    unused = {"params": None} if targets.ema is not None else {}
+    unused = {"params": None} if average and targets.ema is not None else {"ema": None}
     targets = targets.replace(opt_state=None, **unused)
     steps = _candidates(experiment.config.checkpoint, directory, which)
     state, record, _ = checkpoint.restore_first(directory, steps, targets, report)

@@ -16,6 +16,7 @@ from vit_jax.training import classes, distributed, report, run_folder
 from vit_jax.training.checkpoint import Checkpoints, saved_steps
 from vit_jax.training.evaluation import Evaluator
 from vit_jax.training.experiment import Experiment
+from vit_jax.training.init_from import initial_state
 from vit_jax.training.metrics import MetricWriter, ProgressBar
 from vit_jax.training.monitor import Monitor, NonFiniteError
 from vit_jax.training.preemption import Preemption
@@ -163,7 +164,8 @@ class _Run:
         """Returns the latest good checkpoint's state, or a new one."""
         restored = self._checkpoints.restore_latest(self._experiment.state_factory.targets(), _say)
         if restored is None:
-            return self._experiment.state_factory.create(), Record(0, None, self._notes(0), {})
+            state = initial_state(self._experiment, self._directory.parent, _say)
+            return state, Record(0, None, self._notes(0), {})
         state, record = restored
         if record.notes["data"] != self._source.fingerprint:
             raise UserError(

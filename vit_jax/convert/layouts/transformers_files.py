@@ -4,6 +4,7 @@ A `config.json` may leave out what equals the default of its class, so every rea
 those defaults (a test compares them with the library's).
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,12 +87,18 @@ def read_preprocessing(source: Source) -> Preprocessing | None:
         raise UserError(f"resample={kernel} in preprocessor_config.json: expected 2 or 3")
     size = processor.get("size", {"height": 224, "width": 224})
     size = {"shortest_edge": size} if isinstance(size, int) else size
-    crop, mode = 1.0, "squash"
+    mode = "center_floor" if "shortest_edge" in size else "squash"
+    edge = kept = size.get("shortest_edge", size.get("height"))
     if processor.get("do_center_crop", "crop_size" in processor):
         kept = processor.get("crop_size", size)
         kept = kept["height"] if isinstance(kept, Mapping) else kept
-        crop, mode = kept / size.get("shortest_edge", size.get("height")), "center"
-    return Preprocessing(tuple(mean), tuple(std), RESAMPLE[kernel], crop, mode)
+    return Preprocessing(tuple(mean), tuple(std), RESAMPLE[kernel], share(kept, edge), mode)
+
+
+def share(kept: int, edge: int) -> float:
+    """The `crop_pct` for which `floor(kept / crop_pct)` is `edge`."""
+    crop_pct = kept / edge
+    return crop_pct if math.floor(kept / crop_pct) == edge else math.nextafter(crop_pct, 0)
 
 
 def write_preprocessing(prep: Preprocessing, img_size: Any, kind: str) -> dict[str, Any]:
@@ -108,7 +115,11 @@ def write_preprocessing(prep: Preprocessing, img_size: Any, kind: str) -> dict[s
         "image_std": list(prep.std),
         "resample": {name: k for k, name in RESAMPLE.items()}[prep.interpolation],
     }
+    cropped = {"do_center_crop": prep.crop_pct != 1 or prep.crop_mode != "squash"}
+    if cropped["do_center_crop"]:
+        cropped["crop_size"] = whole
     if prep.crop_mode == "squash":
-        return {**written, "size": whole, "do_center_crop": False}
-    edge = {"shortest_edge": round(min(height, width) / prep.crop_pct)}
-    return {**written, "size": edge, "do_center_crop": True, "crop_size": whole}
+        resized = {side: math.floor(pixels / prep.crop_pct) for side, pixels in whole.items()}
+    else:
+        resized = {"shortest_edge": math.floor(min(height, width) / prep.crop_pct)}
+    return {**written, "size": resized, **cropped}

@@ -1,0 +1,53 @@
+"""`vit-jax export`: a checkpoint becomes a folder that another library loads."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from vit_jax.cli import arguments as common
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the subcommand to `vit-jax`."""
+    parser = commands.add_parser(
+        "export",
+        help="take weights out, for PyTorch and others",
+        description="Writes what Transformers' from_pretrained, timm's create_model or readers of "
+        "Google's .npz files load without a missing or unexpected key.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="folder of a run, or what vit-jax convert wrote"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
+    parser.add_argument(
+        "--format", required=True, choices=("transformers", "timm", "npz"), help="of what library"
+    )
+    parser.add_argument(
+        "--step",
+        default="last",
+        metavar="WHICH",
+        help="of a run: last, best or the number of a step (default: last)",
+    )
+    parser.add_argument(
+        "--params",
+        default="ema",
+        choices=("ema", "trained"),
+        help="of a run: the running average where there is one, or what was trained (default: ema)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs the subcommand; returns the exit code."""
+    common.refuse(rest)
+    from vit_jax.training.trained import export_checkpoint
+
+    export_checkpoint(
+        arguments.checkpoint,
+        arguments.output,
+        arguments.format,
+        which=arguments.step,
+        average=arguments.params == "ema",
+    )
+    return 0

@@ -1,0 +1,127 @@
+"""Starts a run from pretrained weights: `config.init_from`.
+
+Everything that is not a plain copy has to be announced in `config.init_changes`: which leaves may
+be resampled, drawn anew or left out, and which hyper-parameters may differ from those that the
+weights were trained with. What became of each leaf is printed, and written to `init_from.json`.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from vit_jax.convert import pretrained
+from vit_jax.convert.adapt import Adaptation, adapt
+from vit_jax.convert.folder import Model
+from vit_jax.convert.layouts.base import RUNTIME, same_meaning
+from vit_jax.errors import UserError
+from vit_jax.models import PlainModule
+from vit_jax.training.experiment import Experiment
+from vit_jax.training.state import TrainState
+
+REPORT = "init_from.json"
+# What the patterns of `init_changes` speak about: sizes of leaves, not the network as such.
+SIZES = frozenset(("img_size", "patch_size", "num_classes", "parent", "name"))
+
+
+def initial_state(
+    experiment: Experiment, workdir: str | os.PathLike[str], say: Callable[[str], None]
+) -> TrainState:
+    """Returns the first state of a run, its parameters from `config.init_from` where that is given.
+
+    Args:
+      experiment: of the run.
+      workdir: of the run; gets `init_from.json`.
+      say: is given the sentences a user should read.
+
+    Raises:
+      UserError: the weights cannot be read, or do not fit the model and `config.init_changes`.
+    """
+    state = experiment.state_factory.create()
+    config = experiment.config
+    if config.init_from is None:
+        return state
+    objective = experiment.objective
+    drawn = objective.module_params(state.params)
+    model = _load(config, experiment.module)
+    params, adaptation = _adapted(config, experiment.module, model, drawn)
+    say(f"initial parameters from {config.init_from}\n{adaptation}")
+    if jax.process_index() == 0:
+        _write(Path(workdir) / REPORT, config.init_from, adaptation)
+    placed = jax.tree.map(_place, params, drawn)
+    params, extra = objective.with_module_params(state.params, state.extra, placed)
+    ema = None if state.ema is None else jax.tree.map(lambda leaf: leaf.copy(), params)
+    return state.replace(params=params, ema=ema, extra=extra)
+
+
+def _load(config: ConfigDict, module: PlainModule) -> Model:
+    """The model of `config.init_from`, its blocks scanned or not as the run's are."""
+    source = config.init_from
+    name = config.model.name if pretrained.needs_name(source) else None
+    model, _ = pretrained.load(source, name, param_dtype=module.param_dtype, scan=module.scan)
+    _check_same_network(config, model.module, module)
+    return model
+
+
+def _check_same_network(config: ConfigDict, old: PlainModule, new: PlainModule) -> None:
+    """Raises UserError where hyper-parameters differ that `init_changes` does not name."""
+    if type(old) is not type(new):
+        raise UserError(
+            f"{config.init_from} holds a {type(old).__name__}, config.model a {type(new).__name__}"
+        )
+    announced = config.init_changes.hyper_parameters
+    differing = {
+        f.name: (getattr(old, f.name), getattr(new, f.name))
+        for f in dataclasses.fields(new)
+        if f.name not in RUNTIME | SIZES | set(announced)
+    }
+    differing = {
+        name: pair
+        for name, pair in differing.items()
+        if not same_meaning(name, *pair, new.embed_dim)
+    }
+    if differing:
+        text = "; ".join(f"{k} is {a!r} there, {b!r} here" for k, (a, b) in differing.items())
+        settings = " ".join(f"--config.model.{k}={a}" for k, (a, _) in differing.items())
+        raise UserError(
+            f"the weights of {config.init_from} are of another network than config.model: {text}. "
+            f"Take theirs ({settings}), or announce that they differ: "
+            f"config.init_changes.hyper_parameters={tuple(differing)}"
+        )
+
+
+def _adapted(
+    config: ConfigDict, module: PlainModule, model: Model, drawn: Any
+) -> tuple[dict[str, Any], Adaptation]:
+    changes = config.init_changes
+    fresh = traverse_util.flatten_dict(drawn, sep="/")
+    return adapt(
+        model.params,
+        model.module,
+        module,
+        resampled=changes.resampled,
+        drawn=changes.drawn,
+        left_out=changes.left_out,
+        draw=lambda paths: {path: fresh[path] for path in paths},
+    )
+
+
+def _place(value: Any, like: jax.Array) -> jax.Array:
+    """`value` on the devices, in the dtype and the sharding of `like`."""
+    if isinstance(value, jax.Array) and value is like:
+        return like
+    value = np.asarray(value).astype(like.dtype)
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda index: value[index])
+
+
+def _write(path: Path, source: str, adaptation: Adaptation) -> None:
+    report: Mapping[str, Any] = {"source": source, **dataclasses.asdict(adaptation)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
