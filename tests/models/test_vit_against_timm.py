@@ -11,6 +11,7 @@ import torch
 import vit_jax
 from tests.models import timm_oracle as oracle
 from vit_jax.models import stack_blocks
+from vit_jax.models.layers.activation import ACTIVATIONS
 
 SMALL = dict(embed_dim=48, depth=3, num_heads=4, img_size=(32, 48), num_classes=7)
 PLAIN = "vit_base_patch16_224"
@@ -246,15 +247,97 @@ def test_preprocessing_equals_timm(name):
     )
 
 
+# The first of timm's weights of these names has no classifier, and so has a new model; ours has.
+HEADLESS = {
+    "vit_base_r50_s16_224",
+    "vit_giant_patch16_gap_224",
+    "vit_huge_patch14_224",
+    "vit_huge_patch14_gap_224",
+    "vit_large_patch32_224",
+    "vit_small_patch8_224",
+}
+
+
 @pytest.mark.parametrize("name", SHARED_NAMES)
-def test_parameter_count_equals_timm(name):
+def test_hyper_parameters_equal_timm(name):
+    options = dict(num_classes=1000) if name in HEADLESS else {}
     with torch.device("meta"):
-        theirs = oracle.create_model(name)
-    expected = sum(p.numel() for p in theirs.parameters())
-    ours = vit_jax.create_model(name, num_classes=theirs.num_classes, scan=True)
+        theirs = oracle.create_model(name, **options)
+    ours = vit_jax.create_model(name, scan=True)
+    assert hyper_parameters(theirs) == {
+        "img_size": vit_jax.models.vit.pair(ours.img_size),
+        "grid": ours.grid(),
+        "num_classes": ours.num_classes,
+        "global_pool": ours.global_pool,
+        "pool_include_prefix": ours.pool_include_prefix,
+        "tokens": (ours.class_token, ours.dist_token, ours.reg_tokens),
+        "no_embed_class": ours.no_embed_class,
+        "embed_dim": ours.embed_dim,
+        "depth": ours.depth,
+        "num_heads": ours.num_heads,
+        "parallel_block": ours.parallel_block,
+        "layer_scale": ours.init_values is not None,
+        "norms": (ours.pre_norm, ours.final_norm, ours.norm_after_pool),
+        "norm_eps": {ours.norm_eps},
+    }
+    for activation in activations(theirs):
+        x = torch.linspace(-4, 4, 101, dtype=torch.float64)
+        with jax.enable_x64(True):
+            expected = np.asarray(ACTIVATIONS[ours.act_layer](jnp.asarray(x.numpy())))
+        np.testing.assert_allclose(activation(x).numpy(), expected, rtol=0, atol=1e-12)
     images = jax.ShapeDtypeStruct((1, *vit_jax.models.vit.pair(ours.img_size), 3), jnp.float32)
     shapes = jax.eval_shape(ours.init, jax.random.key(0), images)
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert count == sum(p.numel() for p in theirs.parameters())
+
+
+def hyper_parameters(theirs):
+    """Of a module of timm, what we call them: what a count of parameters does not show."""
+    from timm.models.vision_transformer import ParallelScalingBlock
+
+    def there(part):
+        return not isinstance(part, torch.nn.Identity)
+
+    first = theirs.blocks[0]
+    parallel = isinstance(first, ParallelScalingBlock)
+    tokens = [getattr(theirs, name, None) for name in ("cls_token", "dist_token", "reg_token")]
+    cls, dist, reg = tokens
+    return {
+        "img_size": theirs.patch_embed.img_size,
+        "grid": theirs.patch_embed.grid_size,
+        "num_classes": theirs.num_classes,
+        "global_pool": theirs.global_pool,
+        "pool_include_prefix": theirs.pool_include_prefix,
+        "tokens": (cls is not None, dist is not None, 0 if reg is None else reg.shape[1]),
+        "no_embed_class": theirs.no_embed_class,
+        "embed_dim": theirs.embed_dim,
+        "depth": len(theirs.blocks),
+        "num_heads": first.num_heads if parallel else first.attn.num_heads,
+        "parallel_block": parallel,
+        "layer_scale": there(first.ls if parallel else first.ls1),
+        "norms": (
+            there(theirs.norm_pre),
+            there(theirs.norm) or there(theirs.fc_norm),
+            there(theirs.fc_norm),
+        ),
+        # The norms of a hybrid's ResNet have one of their own.
+        "norm_eps": {
+            module.eps
+            for name, module in theirs.named_modules()
+            if hasattr(module, "eps") and "backbone" not in name
+        },
+    }
+
+
+def activations(theirs):
+    """Each activation of a module of timm's, those of a hybrid's ResNet apart."""
+    found = [
+        module
+        for name, module in theirs.named_modules()
+        if name.endswith("act") and not name.startswith("patch_embed.")
+    ]
+    assert len(found) >= len(theirs.blocks)
+    return found
 
 
 def test_every_published_size_has_a_name_in_common_with_timm():
@@ -270,5 +353,10 @@ def test_every_published_size_has_a_name_in_common_with_timm():
         "vit_so400m_patch14_siglip_224",
         "vit_base_r50_s16_384",
         "deit_base_distilled_patch16_224",
+        "deit3_medium_patch16_224",
+        "vit_base_patch32_siglip_256",
+        "vit_large_patch16_siglip_gap_512",
+        "vit_large_patch14_clip_quickgelu_336",
+        "vit_huge_patch14_xp_224",
     }
     assert expected <= set(SHARED_NAMES)

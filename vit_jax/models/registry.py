@@ -9,6 +9,8 @@ from vit_jax.errors import UserError
 from vit_jax.models.partitioning import PlainModule
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CROP_MODES = ("center", "center_floor", "squash")
 HALF = (0.5, 0.5, 0.5)
 

@@ -600,6 +600,111 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 PATCH_SIZES = (8, 14, 16, 32)
 
+# Image towers of CLIP: name, width and depth, outputs of the projection (or classes of the
+# fine-tuned model that timm gives the name to), share that the crop keeps.
+CLIP_SIZES: dict[str, dict[str, Any]] = {
+    "xsmall": dict(embed_dim=256, depth=10, num_heads=4),
+    "medium": dict(embed_dim=512, depth=12, num_heads=8),
+    "betwixt": dict(embed_dim=640, depth=12, num_heads=10),
+    "base_plus": dict(embed_dim=896, depth=12, num_heads=14),
+    **{size: SIZES[size] for size in ("base", "large", "huge", "giant", "gigantic")},
+}
+CLIP_NAMES = (
+    ("vit_xsmall_patch16_clip_224", "xsmall", 512, 0.9),
+    ("vit_medium_patch16_clip_224", "medium", 512, 0.9),
+    ("vit_medium_patch32_clip_224", "medium", 512, 0.9),
+    ("vit_betwixt_patch32_clip_224", "betwixt", 512, 0.9),
+    ("vit_base_patch32_clip_224", "base", 1000, 0.9),
+    ("vit_base_patch32_clip_256", "base", 512, 1.0),
+    ("vit_base_patch32_clip_384", "base", 1000, 1.0),
+    ("vit_base_patch32_clip_448", "base", 1000, 1.0),
+    ("vit_base_patch16_clip_224", "base", 1000, 0.95),
+    ("vit_base_patch16_clip_384", "base", 1000, 1.0),
+    ("vit_base_patch16_plus_clip_240", "base_plus", 640, 1.0),
+    ("vit_large_patch14_clip_224", "large", 1000, 1.0),
+    ("vit_large_patch14_clip_336", "large", 1000, 1.0),
+    ("vit_huge_patch14_clip_224", "huge", 1000, 1.0),
+    ("vit_huge_patch14_clip_336", "huge", 1000, 1.0),
+    ("vit_huge_patch14_clip_378", "huge", 1024, 1.0),
+    ("vit_giant_patch14_clip_224", "giant", 1024, 1.0),
+    ("vit_gigantic_patch14_clip_224", "gigantic", 1280, 1.0),
+    ("vit_gigantic_patch14_clip_378", "gigantic", 1280, 1.0),
+    ("vit_base_patch32_clip_quickgelu_224", "base", 512, 0.9),
+    ("vit_base_patch16_clip_quickgelu_224", "base", 512, 1.0),
+    ("vit_large_patch14_clip_quickgelu_224", "large", 768, 1.0),
+    ("vit_large_patch14_clip_quickgelu_336", "large", 768, 1.0),
+    ("vit_huge_patch14_clip_quickgelu_224", "huge", 1024, 1.0),
+    ("vit_huge_patch14_clip_quickgelu_378", "huge", 1024, 1.0),
+    ("vit_gigantic_patch14_clip_quickgelu_224", "gigantic", 1280, 1.0),
+)
+# These squash pictures to their size; these are normalised by halves.
+CLIP_SQUASHED = (
+    "vit_base_patch16_clip_384",
+    "vit_large_patch14_clip_336",
+    "vit_huge_patch14_clip_336",
+    "vit_gigantic_patch14_clip_378",
+)
+CLIP_HALF = ("vit_large_patch14_clip_224", "vit_large_patch14_clip_336")
+
+
+def _register_clip() -> None:
+    """Radford et al. 2021: a norm before the blocks, epsilon 1e-5; OpenAI's have QuickGELU.
+
+    The projection to the space that images share with texts is the head; timm gives it a bias.
+    """
+    for name, size, classes, crop_pct in CLIP_NAMES:
+        mean, std = registry.CLIP_MEAN, registry.CLIP_STD
+        if name in CLIP_HALF:
+            mean = std = registry.HALF
+        mode = "squash" if name in CLIP_SQUASHED else "center"
+        prep = registry.Preprocessing(mean, std, crop_pct=crop_pct, crop_mode=mode)
+        patch = next(part for part in name.split("_") if part.startswith("patch"))
+        registry.register(
+            name,
+            VisionTransformer,
+            prep,
+            **CLIP_SIZES[size],
+            patch_size=int(patch.removeprefix("patch")),
+            img_size=int(name.rpartition("_")[2]),
+            num_classes=classes,
+            act_layer="quick_gelu" if "quickgelu" in name else "gelu",
+            norm_eps=1e-5,
+            pre_norm=True,
+            patch_bias=False,
+        )
+
+
+def _register_siglip() -> None:
+    """Zhai et al. 2023, Tschannen et al. 2025: no class token, attention pooling, no classifier.
+
+    The form "gap" takes the mean of the patches, without a pooling head. big_vision trained with
+    the approximate GELU; the names follow timm, which has it in some of them.
+    """
+    giant = dict(embed_dim=1536, depth=40, num_heads=16)
+    tower = dict(class_token=False, num_classes=0)
+    gap = dict(global_pool="avg", fc_norm=False)
+    for size, patch, resolutions, approximate in (
+        ("base", 16, (224, 256, 384, 512), ()),
+        ("base", 32, (256,), (256,)),
+        ("large", 16, (256, 384, 512), (512,)),
+        # timm's "384" of this patch size drops the last 6 pixels; its 378 is the same without
+        ("so400m", 14, (224, 378, 448, 896), ()),
+        ("so400m", 16, (256, 384, 512), (256, 384, 512)),
+        ("giantopt", 16, (256, 384), (256, 384)),
+    ):
+        widths = giant if size == "giantopt" else SIZES[size]
+        for resolution in resolutions:
+            act = "gelu_tanh" if resolution in approximate else "gelu"
+            common = dict(**widths, **tower, patch_size=patch, img_size=resolution, act_layer=act)
+            whole = registry.Preprocessing(crop_pct=1.0)
+            prep = whole if resolution in (448, 896) else registry.Preprocessing()
+            name = f"vit_{size}_patch{patch}_siglip"
+            if resolution not in (448, 896):  # PaliGemma's, which look at the patches
+                registry.register(
+                    f"{name}_{resolution}", VisionTransformer, prep, **common, global_pool="map"
+                )
+            registry.register(f"{name}_gap_{resolution}", VisionTransformer, prep, **common, **gap)
+
 
 def _register_all() -> None:
     half = registry.Preprocessing()
@@ -620,25 +725,15 @@ def _register_all() -> None:
                     prep = imagenet if name == "vit_small_patch8_224" else prep  # as in timm
                     add(name, prep, **widths, patch_size=patch, img_size=resolution)
 
-    for size in ("base", "huge", "giant"):
-        patch = 14 if size == "huge" else 16
-        norm = {} if size == "base" else dict(fc_norm=False)
-        prep = half if size == "base" else imagenet
-        name = f"vit_{size}_patch{patch}_gap_224"
-        add(name, prep, **SIZES[size], patch_size=patch, **gap, **norm)
+    # The mean of the patches, normalised before: I-JEPA's, and one of timm's own with 16 heads.
+    early = dict(**gap, fc_norm=False)
+    add("vit_base_patch16_gap_224", **{**SIZES["base"], "num_heads": 16}, **early)
+    add("vit_huge_patch14_gap_224", imagenet, **SIZES["huge"], **early, patch_size=14)
+    add("vit_giant_patch16_gap_224", imagenet, **SIZES["giant"], **early)
     add("vit_base_patch16_reg4_gap_256", **SIZES["base"], img_size=256, **gap, **registers)
 
-    # SigLIP's image towers: no class token, attention pooling, no classifier of their own.
-    siglip = dict(class_token=False, global_pool="map", num_classes=0)
-    for size, patch, resolutions in (
-        ("base", 16, (224, 256, 384, 512)),
-        ("large", 16, (256, 384, 512)),
-        ("so400m", 14, (224, 378)),  # timm's "384" of this patch size drops the last 6 pixels
-        ("so400m", 16, (256, 384, 512)),
-    ):
-        for resolution in resolutions:
-            name = f"vit_{size}_patch{patch}_siglip_{resolution}"
-            add(name, **SIZES[size], patch_size=patch, img_size=resolution, **siglip)
+    _register_siglip()
+    _register_clip()
 
     # DINOv2's backbones: LayerScale, optional registers, made for 518 pixels. At other resolutions
     # they resample positions as timm does; pos_resample="bicubic_offset" gives the numbers of the
@@ -655,6 +750,23 @@ def _register_all() -> None:
     for size in ("tiny", "small", "base"):
         add(f"deit_{size}_patch16_224", imagenet, **SIZES[size])
         add(f"deit_{size}_distilled_patch16_224", imagenet, **SIZES[size], dist_token=True)
+    fine = dataclasses.replace(imagenet, crop_pct=1.0)
+    base384 = dict(**SIZES["base"], img_size=384)
+    add("deit_base_patch16_384", fine, **base384)
+    add("deit_base_distilled_patch16_384", fine, **base384, dist_token=True)
+    # DeiT III (Touvron et al. 2022): LayerScale, and no position for the class token.
+    for size in ("small", "medium", "base", "large", "huge"):
+        third = dict(**(SIZES | CLIP_SIZES)[size], no_embed_class=True, init_values=1e-6)
+        patch = 14 if size == "huge" else 16
+        add(f"deit3_{size}_patch{patch}_224", imagenet, **third, patch_size=patch)
+        if size in ("small", "base", "large"):
+            add(f"deit3_{size}_patch16_384", fine, **third, img_size=384)
+
+    # ViT-22B's blocks at smaller sizes, as timm has them: with a norm before the first block.
+    parallel = {name: SIZES["22b"][name] for name in ("parallel_block", "qk_norm", "norm_layer")}
+    parallel.update(qkv_bias=False, pre_norm=True, patch_bias=False, no_embed_class=True)
+    for size, patch in (("base", 16), ("large", 14), ("huge", 14)):
+        add(f"vit_{size}_patch{patch}_xp_224", **SIZES[size], **parallel, patch_size=patch)
     for resolution in (224, 384):
         for size, layers, suffix in (
             ("tiny", (), "r_s16_p8"),
