@@ -149,7 +149,7 @@ def left():
 def test_a_wrong_value_is_named_with_its_key(left):
     """What passes is right: True where a bool belongs, text where any text may be."""
     free = {"data.data_dir", "distributed.coordinator", "checkpoint.best_metric", "objective.loss"}
-    free |= {f"data.{name}" for name in ("source", "train_split", "eval_split")}
+    free |= {"init_from"} | {f"data.{name}" for name in ("source", "train_split", "eval_split")}
     free |= {f"data.{name}" for name in ("train_transform", "eval_transform")}
     for key, value in left:
         if isinstance(value, str):
