@@ -186,7 +186,7 @@ def test_a_signal_during_an_evaluation(config, tmp_path, monkeypatch, signals):
         return original(self, state)
 
     monkeypatch.setattr(Evaluator, "__call__", told_meanwhile)
-    config.checkpoint.every_steps = None
+    config.checkpoint.update(every_steps=None, keep_best=0)
     stopped = vit_jax.train(config, tmp_path, signals)
     assert (stopped.completed, stopped.step) == (False, 6)
     (line,) = processes.lines(tmp_path, "test")
@@ -311,6 +311,7 @@ def test_an_evaluation_that_is_not_finite_says_so(config, tmp_path, capsys):
 @pytest.mark.parametrize(
     "change, message",
     [
+        ("data.source=None", "data.source is None"),
         ("data.on_error=ignore", "data.on_error is 'ignore'"),
         ("data.eval_batch_size=0", "data.eval_batch_size is 0"),
         ("data.eval_batch_size=7", "data.eval_batch_size 7 is not divisible by 8"),
