@@ -14,6 +14,8 @@ _HOMES = {
     "list_models": "vit_jax.models",
     "preprocess": "vit_jax.data",
     "preprocessing": "vit_jax.models",
+    "from_pretrained": "vit_jax.convert.pretrained",
+    "save_pretrained": "vit_jax.convert.convert",
     "base_config": "vit_jax.training.config",
     "load_config": "vit_jax.training.config",
     "train": "vit_jax.training",
@@ -24,10 +26,12 @@ __all__ = [
     "base_config",
     "create_model",
     "evaluate",
+    "from_pretrained",
     "list_models",
     "load_config",
     "preprocess",
     "preprocessing",
+    "save_pretrained",
     "train",
 ]
 

@@ -1,14 +1,16 @@
-"""From a source to a converted folder: what `vit-jax convert` does."""
+"""From a source to a converted folder, and from a module with its variables to any folder."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from vit_jax.convert import folder
+from vit_jax.convert.export import export
 from vit_jax.convert.pretrained import load
+from vit_jax.models import PlainModule, Preprocessing
 
 
 def convert(
@@ -39,3 +41,31 @@ def convert(
     report(str(adaptation))
     report(f"checkpoint: {output}")
     return model
+
+
+def save_pretrained(
+    output: str | os.PathLike[str],
+    module: PlainModule,
+    variables: Mapping[str, Any],
+    *,
+    format: str = "vit_jax",
+    preprocessing: Preprocessing | None = None,
+) -> None:
+    """Writes a module and its variables; the inverse of `from_pretrained`.
+
+    Args:
+        output: a new folder.
+        module: the Flax module.
+        variables: `{"params": ...}`.
+        format: "vit_jax" (what `vit-jax convert` writes), or "transformers", "timm" or "npz" (see
+            `export.export`).
+        preprocessing: how the model's images are prepared; None is `Preprocessing()`.
+
+    Raises:
+        UserError: the folder is not free, or the format cannot hold the model.
+    """
+    model = folder.Model(module, variables["params"], preprocessing or Preprocessing())
+    if format == "vit_jax":
+        folder.save(output, model)
+    else:
+        export(model, output, format)
