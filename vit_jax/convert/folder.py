@@ -63,8 +63,6 @@ def save(folder: str | os.PathLike[str], model: Model) -> None:
     Raises:
         UserError: the folder holds something, or cannot be written.
     """
-    import orbax.checkpoint as ocp
-
     folder = Path(os.path.abspath(folder))
     check_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -72,14 +70,32 @@ def save(folder: str | os.PathLike[str], model: Model) -> None:
     try:
         text = json.dumps(describe(model), indent=2) + "\n"
         (beside / DESCRIPTION).write_text(text, encoding="utf-8")
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(beside / PARAMS, model.params)
+        _write(beside / PARAMS, model.params)
         os.chmod(beside, 0o755)
         os.replace(beside, folder)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write(folder: Path, params: Mapping[str, Any]) -> None:
+    """Writes parameters with Orbax, without a second copy of them in memory.
+
+    By itself it copies NumPy arrays, in case they change meanwhile, and compresses: weights become
+    a twelfth smaller by that, in twice the time.
+    """
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint import type_handlers
+
+    in_place = type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    handlers = type_handlers.create_type_handler_registry(
+        (np.ndarray, in_place),
+        (jax.Array, type_handlers.ArrayHandler()),  # Orbax warns without; there are none
+    )
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=handlers, use_compression=False)
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(folder, ocp.args.PyTreeSave(jax.tree.map(np.asarray, params)))
 
 
 def check_free(folder: Path) -> None:

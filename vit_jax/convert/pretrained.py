@@ -57,7 +57,14 @@ def from_pretrained(
             "the parameters are float64, which JAX would round: set "
             "jax.config.update('jax_enable_x64', True), or choose param_dtype='float32'"
         )
-    return loaded.module, {"params": jax.tree.map(jnp.asarray, loaded.params)}
+    return loaded.module, {"params": _on_device(dict(loaded.params))}
+
+
+def _on_device(tree: dict[str, Any]) -> dict[str, Any]:
+    """JAX arrays in place of NumPy's, one by one: there is no second copy of the model."""
+    for name, value in tree.items():
+        tree[name] = _on_device(value) if isinstance(value, dict) else jax.device_put(value)
+    return tree
 
 
 def load(
@@ -156,7 +163,7 @@ def _allocate(module: PlainModule, table: Table, source: Source, dtype: Any) -> 
             )
         dtypes = dict.fromkeys(dtypes, jnp.dtype(dtype))
     flat = traverse_util.flatten_dict(shapes, sep="/")
-    leaves = {path: np.empty(leaf.shape, dtypes[path]) for path, leaf in flat.items()}
+    leaves = {path: params.empty(leaf.shape, dtypes[path]) for path, leaf in flat.items()}
     return traverse_util.unflatten_dict(leaves, sep="/")
 
 
@@ -185,6 +192,9 @@ def override(model: Model, **overrides: Any) -> tuple[Model, Adaptation]:
     naming.check_known(f"hyper-parameter of {cls.__name__}", overrides, fields)
     new = model.module.clone(**overrides)
     new.check()
+    if new == model.module:
+        taken = traverse_util.flatten_dict(model.params, sep="/")
+        return model, Adaptation(taken=tuple(sorted(taken)))
     wide = new.param_dtype == np.float64 or jax.config.jax_enable_x64
     with jax.enable_x64(wide):  # else what is drawn or resampled would be rounded
         old, tree = restack(model.module, model.params, new.scan)
