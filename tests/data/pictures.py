@@ -74,3 +74,10 @@ class ListSource(Source):
             "label": self._labels[index],
             "name": f"picture {index}",
         }
+
+
+def photograph():
+    """Colours (213, 320, 3) of a photograph that comes with scikit-learn."""
+    from sklearn.datasets import load_sample_image
+
+    return np.ascontiguousarray(load_sample_image("china.jpg")[::2, ::2])

@@ -14,6 +14,10 @@ Operations run from left to right; their arguments are Python literals. A spec h
 | `resize_pad(mode, fill)` | largest that fits into the target, the rest is padded |
 | `random_shift(k, mode, fill)` | moves by up to k pixels each way, what is uncovered is padded |
 | `flip(p)` | left to right with probability p |
+| `color_jitter(brightness, contrast, saturation, hue)` | random factors, in a random order |
+| `rand_augment('m9-mstd0.5-inc1')` | RandAugment, with timm's parameters |
+| `auto_augment('original')` | AutoAugment, with timm's policies |
+| `three_augment` | grey, solarised or blurred: of DeiT III, before `color_jitter(0.3, 0.3, 0.3)` |
 
 Resizing is Pillow's, antialiased, on 8-bit pixels: the arithmetic behind torchvision and timm, and
 equal to theirs to the bit. A transform has no state: the generator decides everything.
@@ -24,6 +28,7 @@ A new operation is a frozen dataclass with a method
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import math
 from collections.abc import Callable
@@ -48,6 +53,14 @@ INTERPOLATIONS = {
 ROUNDINGS = {"even": round, "down": math.floor}
 PAD_MODES = ("constant", "edge", "reflect")
 OPERATIONS: dict[str, type] = {}
+
+# Modules that register operations too; they import this one, so they are loaded for the first spec.
+AUGMENTATIONS = (
+    "vit_jax.data.auto_augment",
+    "vit_jax.data.color",
+    "vit_jax.data.rand_augment",
+    "vit_jax.data.three_augment",
+)
 
 
 def operation(name: str) -> Callable[[type], type]:
@@ -172,6 +185,8 @@ def build_transform(
 
 def _parse(spec: str) -> list[Callable[..., Picture]]:
     """Returns the operations of a spec. `a | b(1)` is a Python expression; nothing is evaluated."""
+    for module in AUGMENTATIONS:
+        importlib.import_module(module)
     try:
         node = ast.parse(spec.strip(), mode="eval").body
     except SyntaxError as error:
@@ -265,18 +280,31 @@ def _check_room(picture: Picture, target: Target, name: str) -> tuple[int, int]:
     return spare
 
 
-def _is_number(value: float, low: float, high: float) -> bool:
+def between(low: float, high: float, fraction: float) -> float:
+    """Returns the number that lies a fraction of the way from `low` to `high`."""
+    return low + (high - low) * fraction
+
+
+def is_number(value: float, low: float, high: float) -> bool:
+    """Whether a value is a number from `low` to `high`."""
     return isinstance(value, int | float) and low <= value <= high
 
 
-def _check_range(name: str, pair: tuple[float, float], low: float, high: float) -> None:
+def check_probability(p: float) -> None:
+    """Raises UserError where `p` is not a number from 0 to 1."""
+    if not is_number(p, 0, 1):
+        raise UserError(f"p is {p!r}: expected a probability")
+
+
+def check_range(name: str, pair: tuple[float, float], low: float, high: float) -> None:
+    """Raises UserError where `pair` is not two numbers a <= b from `low` to `high`."""
     is_pair = isinstance(pair, tuple | list) and len(pair) == 2
-    if not is_pair or not all(_is_number(x, low, high) for x in pair) or pair[0] > pair[1]:
+    if not is_pair or not all(is_number(x, low, high) for x in pair) or pair[0] > pair[1]:
         raise UserError(f"{name} is {pair!r}: expected two numbers a <= b from {low} to {high}")
 
 
 def _check_crop_pct(crop_pct: float) -> None:
-    if not _is_number(crop_pct, 0.01, 1):
+    if not is_number(crop_pct, 0.01, 1):
         raise UserError(f"crop_pct is {crop_pct!r}: expected a number from 0.01 to 1")
 
 
@@ -311,8 +339,8 @@ class InceptionCrop:
     reduced: bool = True
 
     def __post_init__(self):
-        _check_range("scale", self.scale, 1e-6, 1.0)
-        _check_range("ratio", self.ratio, 1e-3, 1e3)
+        check_range("scale", self.scale, 1e-6, 1.0)
+        check_range("ratio", self.ratio, 1e-3, 1e3)
         if not isinstance(self.reduced, bool):
             raise UserError(f"reduced is {self.reduced!r}: expected True or False")
 
@@ -331,18 +359,14 @@ class InceptionCrop:
         log_ratio = math.log(self.ratio[0]), math.log(self.ratio[1])
         for _ in range(10):
             u, v, y, x = rng.random(4)
-            area = height * width * _between(*self.scale, u)
-            ratio = math.exp(_between(*log_ratio, v))
+            area = height * width * between(*self.scale, u)
+            ratio = math.exp(between(*log_ratio, v))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
                 return int(y * (height - h + 1)), int(x * (width - w + 1)), h, w
         h = min(height, max(1, round(width / self.ratio[0])))
         w = min(width, max(1, round(height * self.ratio[1])))
         return (height - h) // 2, (width - w) // 2, h, w
-
-
-def _between(low: float, high: float, fraction: float) -> float:
-    return low + (high - low) * fraction
 
 
 def _resize_from_reduced(
@@ -542,8 +566,7 @@ class Flip:
     p: float = 0.5
 
     def __post_init__(self):
-        if not _is_number(self.p, 0, 1):
-            raise UserError(f"p is {self.p!r}: expected a probability")
+        check_probability(self.p)
 
     def __call__(self, picture: Picture, rng: np.random.Generator, target: Target) -> Picture:
         """Returns the picture or its mirror image."""
