@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
+import tqdm
 
 from vit_jax.convert.rules import Axes, Rule, Shape, Table
 from vit_jax.convert.tensors import LazyTensor
@@ -136,7 +137,8 @@ def fill(
     """
     check_tensors(tensors, table, {path: leaf.shape for path, leaf in leaves.items()})
     broken = []
-    for rule in table.rules:
+    # Shows on a terminal, from the second second on.
+    for rule in tqdm.tqdm(table.rules, "weights", disable=None, delay=1, leave=False):
         arrays = {name: tensors[name].read() for name in rule.sources}
         broken += [name for name, array in arrays.items() if not np.isfinite(array).all()]
         for path, array in inward(rule, arrays, {p: leaves[p].shape for p in rule.targets}):
