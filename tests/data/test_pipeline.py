@@ -153,6 +153,92 @@ def test_the_cache_of_large_jpegs_changes_nothing():
     assert_same(take(3, Jpegs(), whole), take(3, Jpegs(), whole, cache=True))
 
 
+# Repeated augmentation.
+
+
+@pytest.mark.parametrize(("length", "repeats"), [(12, 3), (10, 3), (10, 1), (5, 2), (3, 7)])
+def test_an_epoch_repeats_the_first_examples_of_its_permutation(length, repeats):
+    source = ListSource(length)
+    rows = joined(take(5 * length, source, PLAIN, batch_size=2, repeats=repeats))
+    shown = np.array([index_of(source, image) for image in rows["image"]]).reshape(10, length)
+    for epoch in range(10):
+        whole = np.repeat(epoch_order(length, 0, epoch), repeats)
+        np.testing.assert_array_equal(shown[epoch], whole[:length])
+
+
+@pytest.mark.parametrize("hosts", [1, 4])
+def test_repeats_are_the_samplers_of_timm(hosts, monkeypatch):
+    """Batch by batch what all processes of RepeatAugSampler see, for the same permutation."""
+    import torch
+
+    from tests.models.timm_oracle import timm
+
+    sampler = timm.data.distributed_sampler.RepeatAugSampler
+
+    length, batch_size = 512, 16
+    order = torch.tensor(epoch_order(length, 0, 0))
+    monkeypatch.setattr(torch, "randperm", lambda n, generator: order)
+    theirs = [list(sampler(range(length), hosts, rank)) for rank in range(hosts)]
+    source = ListSource(length, (1, 1), labels=list(range(length)), num_classes=length)
+    transform = data.build_transform("resize", 1)
+    ours = [
+        take(
+            length // batch_size,
+            source,
+            transform,
+            batch_size=batch_size,
+            repeats=3,
+            process_index=i,
+            process_count=hosts,
+        )
+        for i in range(hosts)
+    ]
+    rows = batch_size // hosts
+    for number in range(length // batch_size):
+        seen = np.concatenate([part[number]["label"] for part in ours])
+        wanted = np.concatenate([t[number * rows : (number + 1) * rows] for t in theirs])
+        np.testing.assert_array_equal(np.sort(seen), np.sort(wanted))
+
+
+def test_each_repeat_is_augmented_anew():
+    source = ListSource(12)
+    rows = joined(take(6, source, batch_size=4, repeats=3))
+    for first in range(0, 24, 3):
+        assert len(set(rows["label"][first : first + 3])) == 1
+    images = {image.tobytes() for image in rows["image"]}
+    assert len(images) == 24  # of two epochs
+
+
+def test_once_is_what_it_was():
+    """The bytes of runs that began before there were repeats."""
+    assert_same(take(5, ListSource(10)), take(5, ListSource(10), repeats=1))
+    first = int(epoch_order(10, 3, 0)[0])
+    rng = np.random.Generator(np.random.Philox(key=3, counter=[0, 0, 1, first]))
+    source = ListSource(10)
+    expected = TRANSFORM(source[first]["image"], rng)
+    np.testing.assert_array_equal(take(1, source, seed=3)[0]["image"][0], expected)
+
+
+@pytest.mark.parametrize("start", [1, 2, 7])
+def test_repeats_continue_anywhere_and_on_any_number_of_hosts_and_workers(start):
+    source = ListSource(10)
+    expected = take(10, source, repeats=3)
+    assert_same(expected[start:], take(10 - start, source, repeats=3, start_batch=start))
+    parts = [take(10, source, repeats=3, process_index=i, process_count=2) for i in range(2)]
+    for number, batch in enumerate(expected):
+        assert_same([batch], [part[number] for part in parts])
+    assert_same(expected, take(10, source, repeats=3, workers=2))
+    assert_same(expected, take(10, source, repeats=3, cache=True))
+
+
+def test_skip_passes_over_all_repeats():
+    source = ListSource(10, bad=[epoch_order(10, 0, 0)[1]])
+    rows = joined(take(2, source, PLAIN, repeats=2, on_error="skip"))
+    order = epoch_order(10, 0, 0)
+    assert rows["label"].tolist() == [order[i] for i in (0, 0, 2, 2, 2, 2, 3, 3)]
+    assert rows["skipped"].tolist() == [0, 0, 2, 1, 0, 0, 0, 0]
+
+
 # Examples that cannot be decoded.
 
 
@@ -258,6 +344,7 @@ def test_evaluation_with_an_undecodable_example():
         ({"on_error": "ignore"}, "on_error is 'ignore': expected 'stop' or 'skip'"),
         ({"seed": -1}, "seed is -1"),
         ({"start_batch": -1}, "start_batch is -1"),
+        ({"repeats": 0}, "repeats is 0: expected 1 or more"),
     ],
 )
 def test_wrong_arguments(options, message):

@@ -6,9 +6,16 @@ Training sees an endless row of *positions* 0, 1, 2 ... Position p is the exampl
 rows. So the whole state of the pipeline is the number of the next batch: a run continues at any
 batch with any number of worker processes and hosts and sees the same bytes.
 
+With repeated augmentation, place q of an epoch shows example `q // repeats` of its permutation:
+each example that is seen in an epoch is seen `repeats` times, one after the other and hence mostly
+in one batch, each time augmented anew. An epoch stays n positions long, so that it shows the first
+n / repeats examples of its permutation, and the next epoch those of another. That is the order of
+DeiT's RASampler (Hoffer et al. 2020, "Augment your batch").
+
 An epoch's permutation sorts the raw output of the Philox generator with key (seed, epoch). The
 generator that augments example i in that epoch is Philox with the same key and a counter that
-begins at (0, 0, 1 + skipped, i): streams of different examples cannot meet. (Philox: Salmon et al.
+begins at (0, copy, 1 + skipped, i), `copy` counting the repeats of i: streams of different examples
+cannot meet. (Philox: Salmon et al.
 2011, "Parallel random numbers: as easy as 1, 2, 3".) NumPy guarantees the raw output of Philox, but
 not what its Generator makes of it: the order is fixed for ever, augmentation for a NumPy version.
 
@@ -93,6 +100,7 @@ def train_batches(
     workers: int = 0,
     on_error: OnError = "stop",
     cache: bool = False,
+    repeats: int = 1,
 ) -> BatchIterator:
     """Returns this process's part of the training batches, endlessly.
 
@@ -111,10 +119,12 @@ def train_batches(
       cache: keep examples in memory after the first reading: their decoded pixels where the
         transform starts from the whole picture, else (a crop decoded at reduced scale) their
         encoded bytes. The batches are the same either way. Every worker keeps its own.
+      repeats: how many times an epoch shows each example that it shows, see the module; 3 in DeiT.
 
     Returns:
       A closable iterator of
         image: uint8 (batch_size / process_count, height, width, channels)
+        what the transform marks, if it does: int32 (batch_size / process_count, ...)
         label: int32 (batch_size / process_count,)
         skipped: int32 (batch_size / process_count,), how many undecodable examples were passed over
           to fill the slot; the slots with skipped > 0 are those whose own example is bad.
@@ -129,8 +139,10 @@ def train_batches(
         raise UserError(f"seed is {seed}: expected 0 to 2**64 - 1")
     if start_batch < 0:
         raise UserError(f"start_batch is {start_batch}: expected 0 or more")
+    if repeats < 1:
+        raise UserError(f"repeats is {repeats}: expected 1 or more")
     loader = _Loader(source, transform, on_error, cache)
-    load = _TrainBatch(loader, seed, batch_size, process_index, process_count)
+    load = _TrainBatch(loader, seed, batch_size, repeats, process_index, process_count)
     return _run(load, start_batch, FOREVER, workers)
 
 
@@ -188,10 +200,12 @@ class _Randomness:
         self._generator = np.random.Generator(self._bits)
         self._state = self._bits.state  # of a generator that has not been used
 
-    def of(self, seed: int, epoch: int, index: int, skipped: int = 0) -> np.random.Generator:
+    def of(
+        self, seed: int, epoch: int, index: int, skipped: int = 0, copy: int = 0
+    ) -> np.random.Generator:
         """Returns the generator of an example, valid until the next call."""
         self._state["state"]["key"][:] = (seed, epoch)
-        self._state["state"]["counter"][:] = (0, 0, 1 + skipped, index)
+        self._state["state"]["counter"][:] = (0, copy, 1 + skipped, index)
         self._bits.state = self._state
         return self._generator
 
@@ -208,9 +222,8 @@ class _Loader:
 
     def empty(self, rows: int) -> Batch:
         """Returns a batch of zeros."""
-        target = self.transform.target
         return {
-            "image": np.zeros((rows, *target.size, target.channels), np.uint8),
+            **self.transform.empty(rows),
             "label": np.zeros(rows, np.int32),
             "skipped": np.zeros(rows, np.int32),
         }
@@ -224,13 +237,15 @@ class _Loader:
                 f"{self.source.num_classes} classes, expected 0 to {self.source.num_classes - 1}"
             )
         try:
-            batch["image"][row] = self.transform(example["image"], rng, example["name"])
+            made = self.transform.example(example["image"], rng, example["name"])
         except DecodeError as error:
             if self.on_error == "stop":
                 cause = f'{error.cause}; data.on_error="skip" would pass it over'
                 raise DecodeError(error.name, cause) from error
             self._note(index, error)
             return False
+        for name, value in made.items():
+            batch[name][row] = value
         batch["label"][row] = example["label"]
         return True
 
@@ -262,11 +277,18 @@ class _TrainBatch:
     """Batch number -> this process's rows."""
 
     def __init__(
-        self, loader: _Loader, seed: int, batch_size: int, process_index: int, process_count: int
+        self,
+        loader: _Loader,
+        seed: int,
+        batch_size: int,
+        repeats: int,
+        process_index: int,
+        process_count: int,
     ):
         self._loader = loader
         self._seed = seed
         self._batch_size = batch_size
+        self._repeats = repeats
         self._rows = batch_size // process_count
         self._first_row = self._rows * process_index
 
@@ -283,8 +305,9 @@ class _TrainBatch:
         length = len(self._loader.source)
         for skipped in range(length):
             epoch, place = divmod(position + skipped, length)
-            index = int(epoch_order(length, self._seed, epoch)[place])
-            rng = randomness.of(self._seed, epoch, index, skipped)
+            number, copy = divmod(place, self._repeats)
+            index = int(epoch_order(length, self._seed, epoch)[number])
+            rng = randomness.of(self._seed, epoch, index, skipped, copy)
             if self._loader.fill(batch, row, index, rng):
                 return skipped
         raise DecodeError("any example", f"{length} in a row cannot be decoded, see the log")

@@ -18,12 +18,15 @@ Operations run from left to right; their arguments are Python literals. A spec h
 | `rand_augment('m9-mstd0.5-inc1')` | RandAugment, with timm's parameters |
 | `auto_augment('original')` | AutoAugment, with timm's policies |
 | `three_augment` | grey, solarised or blurred: of DeiT III, before `color_jitter(0.3, 0.3, 0.3)` |
+| `random_erasing(p, mode, area, ratio, count)` | marks rectangles, filled on the device |
 
 Resizing is Pillow's, antialiased, on 8-bit pixels: the arithmetic behind torchvision and timm, and
 equal to theirs to the bit. A transform has no state: the generator decides everything.
 
 A new operation is a frozen dataclass with a method
-`__call__(picture, rng, target) -> picture`, registered with `@operation("name")`.
+`__call__(picture, rng, target) -> picture`, registered with `@operation("name")`. One that only
+says what is to be done later, on the device (see `erasing`), has instead a method
+`mark(rng, target) -> np.ndarray` and the `field` of the batch and the `shape` of that array.
 """
 
 import ast
@@ -32,6 +35,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -58,6 +62,7 @@ OPERATIONS: dict[str, type] = {}
 AUGMENTATIONS = (
     "vit_jax.data.auto_augment",
     "vit_jax.data.color",
+    "vit_jax.data.erasing",
     "vit_jax.data.rand_augment",
     "vit_jax.data.three_augment",
 )
@@ -90,16 +95,18 @@ class Transform:
       spec: the string it was made from.
       target: size, channels and interpolation of the result.
       operations: run in this order.
+      marks: operations after these, which leave the picture as it is.
     """
 
     spec: str
     target: Target
     operations: tuple[Callable[..., Picture], ...]
+    marks: tuple[Any, ...] = ()
 
     def __call__(
         self, image: bytes | np.ndarray, rng: np.random.Generator, name: str = "image"
     ) -> np.ndarray:
-        """Transforms one picture.
+        """Transforms one picture; `example` has the marks too.
 
         Args:
           image: an encoded file, or uint8 (h, w, c) pixels.
@@ -130,10 +137,23 @@ class Transform:
             )
         return array
 
+    def example(
+        self, image: bytes | np.ndarray, rng: np.random.Generator, name: str = "image"
+    ) -> dict[str, np.ndarray]:
+        """Returns "image", what a call returns, and every mark by the name of its field."""
+        pixels = self(image, rng, name)
+        return {"image": pixels} | {x.field: x.mark(rng, self.target) for x in self.marks}
+
+    def empty(self, rows: int) -> dict[str, np.ndarray]:
+        """Returns zeros for `rows` examples: a black picture and nothing marked."""
+        image = np.zeros((rows, *self.target.size, self.target.channels), np.uint8)
+        marks = {x.field: np.zeros((rows, *x.shape), np.int32) for x in self.marks}
+        return {"image": image, **marks}
+
     @property
     def starts_from_whole_picture(self) -> bool:
         """Whether decoding is independent of the random choices, so that its result can be kept."""
-        return not getattr(self.operations[0], "reduced", False)
+        return not any(getattr(first, "reduced", False) for first in self.operations[:1])
 
     def decode(self, data: bytes, name: str = "image") -> np.ndarray:
         """Returns the whole picture as uint8 (h, w, channels), before any operation."""
@@ -180,7 +200,22 @@ def build_transform(
     if height < 1 or width < 1:
         raise UserError(f"size is {_by((height, width))}: expected at least 1x1")
     target = Target((height, width), channels, INTERPOLATIONS[interpolation])
-    return Transform(spec, target, tuple(_parse(spec)))
+    return Transform(spec, target, *_without_marks(spec, _parse(spec)))
+
+
+def _without_marks(spec: str, operations: list[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Returns the operations on pixels and those that only mark, which come last."""
+    marks = [x for x in operations if hasattr(x, "mark")]
+    if marks != operations[len(operations) - len(marks) :]:
+        raise UserError(
+            f"transform {spec!r}: the operations after random_erasing would move what it marks: "
+            "put it last"
+        )
+    if len({x.field for x in marks}) < len(marks):
+        raise UserError(
+            f"transform {spec!r} has random_erasing twice in the same mode: give it a count instead"
+        )
+    return tuple(operations[: len(operations) - len(marks)]), tuple(marks)
 
 
 def _parse(spec: str) -> list[Callable[..., Picture]]:

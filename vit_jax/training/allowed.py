@@ -33,6 +33,7 @@ RANGES: dict[str, Range] = {
     "data.workers": whole(0),
     "data.on_error": ranges.one_of(("stop", "skip")),
     "data.cache": TRUE_OR_FALSE,
+    "data.repeats": whole(1),
     "data.mean": or_none(ranges.several(ranges.number())),
     "data.std": or_none(ranges.several(POSITIVE)),
     "data.interpolation": or_none(ranges.one_of(INTERPOLATIONS)),

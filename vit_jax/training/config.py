@@ -109,6 +109,7 @@ def _data() -> ConfigDict:
             "workers": 0,  # processes that decode, on each host; 0: in the training process
             "on_error": "stop",  # or "skip": what to do with a file that cannot be decoded
             "cache": False,  # keep training examples in memory once read, in each worker
+            "repeats": 1,  # times that an epoch shows an example, see data/pipeline.py
             "mean": None,  # per channel, on a scale of 0 to 1; None: the model's own
             "std": None,
             "interpolation": None,  # of resizing; None: the model's own

@@ -107,6 +107,7 @@ class Experiment:
             workers=c.workers,
             on_error=c.on_error,
             cache=c.cache,
+            repeats=c.repeats,
             **_processes(),
         )
         with self._on_devices(batches) as prefetched:

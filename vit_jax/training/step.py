@@ -13,6 +13,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vit_jax.objectives.base import Batch, Metrics, Objective, PerExample
+from vit_jax.training.erase import erase
 from vit_jax.training.state import TrainState, keys
 
 Normalize = Callable[[Batch], Batch]
@@ -25,8 +26,8 @@ BOOKKEEPING = ("mask", "skipped", "stop")
 def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Normalize:
     """Returns a function that turns the uint8 images of a batch into (x / 255 - mean) / std.
 
-    It computes in float32, or float64 under `jax_enable_x64`. `BOOKKEEPING` is taken out of the
-    batch.
+    Then it erases what the transform has marked, see `vit_jax.training.erase`. It computes in
+    float32, or float64 under `jax_enable_x64`. `BOOKKEEPING` is taken out of the batch.
 
     Args:
       mean: per channel, on a scale of 0 to 1.
@@ -38,7 +39,7 @@ def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Normalize:
         image = batch["image"].astype(dtype) / 255
         image = (image - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)
         rest = {name: x for name, x in batch.items() if name not in BOOKKEEPING}
-        return {**rest, "image": image}
+        return erase({**rest, "image": image})
 
     return normalize
 
