@@ -21,8 +21,12 @@ class Block(NamedTuple):
     line: int
 
 
+def text(path):
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
 def blocks(path):
-    content = (ROOT / path).read_text(encoding="utf-8")
+    content = text(path)
     found = [
         Block(
             fence["language"],

@@ -21,8 +21,12 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
     parser.add_argument(
-        "--format", required=True, choices=("transformers", "timm", "npz"), help="of what library"
+        "--format",
+        required=True,
+        choices=("transformers", "timm", "npz", "own"),
+        help="of what library; own: of your own PyTorch code, which --mapping describes",
     )
+    parser.add_argument("--mapping", metavar="FILE", help="mapping table of your own layout")
     parser.add_argument(
         "--step",
         default="last",
@@ -47,6 +51,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         arguments.checkpoint,
         arguments.output,
         arguments.format,
+        mapping=arguments.mapping,
         which=arguments.step,
         average=arguments.params == "ema",
     )

@@ -59,6 +59,7 @@ def export_checkpoint(
     output: str | os.PathLike[str],
     format: str,
     *,
+    mapping: str | os.PathLike[str] | None = None,
     which: str | int = "last",
     average: bool = True,
     report: Callable[[str], None] = print,
@@ -68,7 +69,8 @@ def export_checkpoint(
     Args:
         checkpoint: folder of a run, or what `vit-jax convert` wrote.
         output: a new folder.
-        format: "transformers", "timm" or "npz".
+        format: "transformers", "timm", "npz" or "own".
+        mapping: for "own": see `convert.own`.
         which: of a run, see `trained_model`.
         average: of a run, see `trained_model`.
         report: is given the sentences a user should read.
@@ -86,5 +88,5 @@ def export_checkpoint(
             f"{os.fspath(checkpoint)} is neither the folder of a run ({run_folder.CONFIG}) nor "
             f"what vit-jax convert writes ({folder.DESCRIPTION})"
         )
-    layout = export(model, output, format)
+    layout = export(model, output, format, mapping)
     report(f"written in {format}'s layout ({layout.name}, {layout.family}): {output}")
