@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
+from vit_jax.training import sharding
 from vit_jax.training.step import make_normalize
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -85,3 +86,13 @@ def test_a_later_rectangle_lies_over_an_earlier_one():
     second = np.asarray(normalize(batch_of([[other]], "pixel")[1])["image"])[0]
     np.testing.assert_array_equal(both[20:50, 20:40], second[20:50, 20:40])
     np.testing.assert_array_equal(both[:20, :30], first[:20, :30])
+
+
+def test_a_batch_over_eight_devices_gets_the_same_noise():
+    batch = batch_of([[[3, 3, 40, 40, seed]] for seed in range(8)], "pixel")[1]
+    mesh = sharding.make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
+    rules = sharding.make_rules({"batch": ("data",)})
+    place = sharding.batch_sharding(mesh, rules)
+    spread = normalize(jax.device_put(batch, place))["image"]
+    assert len(spread.sharding.device_set) == 8
+    np.testing.assert_array_equal(np.asarray(spread), np.asarray(normalize(batch)["image"]))
