@@ -231,7 +231,9 @@ def test_float32_agrees_to_two_in_a_hundred_thousand():
 SHARED_NAMES = [
     name
     for name in vit_jax.list_models()
-    if name in oracle.timm.list_models(pretrained=False) and not name.startswith("vit_22b")
+    if name in oracle.timm.list_models(pretrained=False)
+    and vit_jax.models.model_spec(name).module is vit_jax.models.VisionTransformer
+    and not name.startswith("vit_22b")
 ]
 
 

@@ -1,6 +1,6 @@
 """Models: pure Flax modules, found and built by name."""
 
-from vit_jax.models import vit  # registers its names
+from vit_jax.models import swin, vit  # register their names
 from vit_jax.models.layers.encoder import stack_blocks, unstack_blocks
 from vit_jax.models.layers.resample import resample_patch_embed, resample_pos_embed
 from vit_jax.models.partitioning import PlainModule, logical_axes
@@ -12,6 +12,7 @@ from vit_jax.models.registry import (
     model_spec,
     preprocessing,
 )
+from vit_jax.models.swin import SwinIntermediates, SwinTransformer
 from vit_jax.models.transfer import resample_params
 from vit_jax.models.vit import Intermediates, VisionTransformer
 
@@ -19,6 +20,8 @@ __all__ = [
     "Intermediates",
     "PlainModule",
     "Preprocessing",
+    "SwinIntermediates",
+    "SwinTransformer",
     "VisionTransformer",
     "create_model",
     "field_ranges",
@@ -30,6 +33,7 @@ __all__ = [
     "resample_patch_embed",
     "resample_pos_embed",
     "stack_blocks",
+    "swin",
     "unstack_blocks",
     "vit",
 ]

@@ -24,7 +24,7 @@ from vit_jax.models.layers.activation import ACTIVATIONS
 from vit_jax.models.layers.attention import BACKENDS
 from vit_jax.models.layers.drop import Key, dropout, kept_patches, split
 from vit_jax.models.layers.encoder import CAPTURES, REMATS, Encoder
-from vit_jax.models.layers.linear import Linear, named
+from vit_jax.models.layers.linear import Linear, classifier, named
 from vit_jax.models.layers.mlp import MLPS
 from vit_jax.models.layers.norm import NORMS, make_norm
 from vit_jax.models.layers.patch import PatchEmbed
@@ -55,9 +55,9 @@ class Intermediates:
     features: jax.Array | None = None
 
 
-def check_capture(capture: tuple[str, ...]) -> None:
-    """Raises UserError unless `capture` is a tuple of names of `Intermediates`."""
-    names = tuple(Intermediates.__dataclass_fields__)
+def check_capture(capture: tuple[str, ...], intermediates: type = Intermediates) -> None:
+    """Raises UserError unless `capture` is a tuple of names of fields of `intermediates`."""
+    names = tuple(intermediates.__dataclass_fields__)
     if isinstance(capture, str) or set(capture) - set(names):
         raise UserError(f"capture={capture!r}: expected a tuple of names out of {names}")
 
@@ -390,17 +390,7 @@ class VisionTransformer(PlainModule):
         )
 
     def _head(self, name: str) -> nn.Module:
-        """A linear classifier that starts at zero, computed in at least float32."""
-        wide = None if self.dtype is None else jnp.promote_types(self.dtype, jnp.float32)
-        return Linear(
-            (self.num_classes,),
-            ("embed", "classes"),
-            use_bias=self.head_bias,
-            kernel_init=nn.initializers.zeros,
-            dtype=wide,
-            param_dtype=self.param_dtype,
-            name=name,
-        )
+        return classifier(self.num_classes, self.head_bias, **self._dtypes(), name=name)
 
     # The forward pass.
 

@@ -8,9 +8,13 @@ Attention(Q, K, V) = softmax(Q K^T / sqrt(hd)) V   (Vaswani et al. 2017, eq. 1)
 | "cudnn" | cuDNN's fused flash attention, through `jax.nn.dot_product_attention` | GPU |
 | "pallas" | the Pallas flash-attention kernel that ships with JAX | TPU |
 | "auto" | the choice of `pick_backend` | |
+
+Two variations of the scores, both for "xla" alone: a `bias` is added to them (Swin's relative
+positions and masks), and a `scale` of its own takes the place of `1 / sqrt(hd)` (cosine attention).
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -31,8 +35,9 @@ PALLAS_MIN_TOKENS = 1024  # from here on the (n, n) weights outgrow what the fus
 def pick_backend(platform: str, query: jax.Array, needs_weights: bool) -> str:
     """Chooses the backend for `query (b, n, h, hd)` on `platform` ("cpu", "gpu" or "tpu").
 
-    The fused kernels never hold the `(n, n)` weights, so whoever needs them (to look at, or to
-    drop some) gets "xla". cuDNN takes 16-bit inputs with a head width up to 128 that 8 divides.
+    The fused kernels never hold the `(n, n)` weights, so whoever needs them (to look at, to drop
+    some, or to change the scores) gets "xla". cuDNN takes 16-bit inputs with a head width up to
+    128 that 8 divides.
     """
     if needs_weights or platform == "cpu":
         return "xla"
@@ -50,6 +55,8 @@ def attend(
     key: jax.Array,
     value: jax.Array,
     *,
+    bias: jax.Array | None = None,
+    scale: jax.Array | None = None,
     drop: float = 0.0,
     drop_key: Key = None,
     return_weights: bool = False,
@@ -61,6 +68,9 @@ def attend(
         query: `(b, n, h, hd)`.
         key: `(b, m, h, hd)`.
         value: `(b, m, h, hd)`.
+        bias: added to the scaled scores, `(w, 1 or h, n, m)` where w divides b: example i has the
+            bias `i % w`.
+        scale: what each head's scores are multiplied by `(h,)`; None for `1 / sqrt(hd)`.
         drop: dropout rate of the attention weights; applied where `drop_key` is given.
         drop_key: random key, or None for evaluation.
         return_weights: also returns the weights.
@@ -70,16 +80,22 @@ def attend(
         The mixed values `(b, n, h, hd)`, and the weights `(b, h, n, m)` (before dropout) or None.
 
     Raises:
-        UserError: the backend is unknown, does not run on this platform or dtype, or cannot give
-            or drop the weights.
+        UserError: the backend is unknown, does not run on this platform or dtype, cannot give or
+            drop the weights, or cannot change the scores.
     """
     if backend not in BACKENDS:
         raise UserError(f"attn_backend={backend!r} is unknown; choose one of {BACKENDS}")
     needs_weights = return_weights or (drop > 0.0 and drop_key is not None)
+    changes_scores = bias is not None or scale is not None
     if backend == "auto":
-        backend = pick_backend(jax.default_backend(), query, needs_weights)
+        backend = pick_backend(jax.default_backend(), query, needs_weights or changes_scores)
     if backend == "xla":
-        return _xla(query, key, value, drop, drop_key, return_weights)
+        return _xla(query, key, value, bias, scale, drop, drop_key, return_weights)
+    if changes_scores:
+        raise UserError(
+            f"attn_backend={backend!r} takes no bias and no scale of the scores, which windowed "
+            "and cosine attention need: use 'xla' or 'auto'"
+        )
     if needs_weights:
         raise UserError(
             f"attn_backend={backend!r} never forms the attention weights, so it can neither return "
@@ -92,13 +108,20 @@ def _xla(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
+    bias: jax.Array | None,
+    scale: jax.Array | None,
     drop: float,
     drop_key: Key,
     return_weights: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
     wide = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("bnhd,bmhd->bhnm", query, key, preferred_element_type=wide)
-    weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1)  # scaled in `wide` too
+    # Scaled in `wide` too.
+    scores *= query.shape[-1] ** -0.5 if scale is None else scale.astype(wide)[:, None, None]
+    if bias is not None:
+        grouped = scores.reshape(-1, bias.shape[0], *scores.shape[1:]) + bias.astype(wide)
+        scores = grouped.reshape(scores.shape)
+    weights = jax.nn.softmax(scores, axis=-1)
     dropped = dropout(weights, drop, drop_key).astype(value.dtype)
     mixed = jnp.einsum("bhnm,bmhd->bnhd", dropped, value)
     return mixed, weights if return_weights else None
@@ -150,6 +173,19 @@ heads_init = nn.initializers.variance_scaling(
 merge_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=(0, 1), out_axis=2)
 
 
+MAX_LOGIT_SCALE = 100.0  # Swin V2's learned temperature is kept above 0.01
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """`x / |x|` over the last axis, in at least float32; where `|x|` is below 1e-12, `x / 1e-12`.
+
+    The bound keeps the gradient finite at zero, where the tokens of a padding may be.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    squared = jnp.square(wide).sum(axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))).astype(x.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with its projections.
 
@@ -159,6 +195,8 @@ class Attention(nn.Module):
         k_bias: with `qkv_bias=True`, False leaves the keys without one (BEiT, EVA): a constant
             added to every key changes no softmax.
         qk_norm: normalises queries and keys over the head's channels (ViT-22B, section 2).
+        cosine: scores are cosines of queries and keys times a learned number for each head, at
+            most 100 (Swin V2, Liu et al. 2022, eq. 2).
         proj_bias: bias on the output projection.
         norm_layer: kind of the q/k norm.
         norm_eps: its epsilon.
@@ -172,6 +210,7 @@ class Attention(nn.Module):
     qkv_bias: bool = True
     k_bias: bool = True
     qk_norm: bool = False
+    cosine: bool = False
     proj_bias: bool = True
     norm_layer: str = "layernorm"
     norm_eps: float = 1e-6
@@ -189,8 +228,12 @@ class Attention(nn.Module):
         angles: jax.Array | None = None,
         key: Key = None,
         return_weights: bool = False,
+        bias: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Mixes the tokens `(b, n, d)`; `angles (1 or b, patches, hd / 2)` rotate q and k.
+        """Mixes the tokens `(b, n, d)`.
+
+        `angles (1 or b, patches, hd / 2)` rotate q and k; `bias` is added to the scores (see
+        `attend`).
 
         Returns:
             `(b, n, d)`, and the attention weights `(b, h, n, n)` or None.
@@ -201,10 +244,15 @@ class Attention(nn.Module):
             q, k = self._norm("q_norm")(q), self._norm("k_norm")(k)
         if self.rope is not None:
             q, k = rotate(q, angles, self.rope), rotate(k, angles, self.rope)
+        scale = None
+        if self.cosine:
+            q, k, scale = unit(q), unit(k), self._logit_scale()
         mixed, weights = attend(
             q,
             k,
             v,
+            bias=bias,
+            scale=scale,
             drop=self.attn_drop,
             drop_key=key_attn,
             return_weights=return_weights,
@@ -244,6 +292,12 @@ class Attention(nn.Module):
             logical_axis_resources=("batch", "tokens", "heads", "head_dim"),
         )
         return tuple(constrain(part) for part in jnp.moveaxis(qkv, -3, 0))
+
+    def _logit_scale(self) -> jax.Array:
+        """What cosines are multiplied by `(h,)`: `exp` of a parameter, 10 at first."""
+        init = named(nn.initializers.constant(math.log(10)), "heads")
+        logarithm = self.param("logit_scale", init, (self.num_heads,), self.param_dtype)
+        return jnp.exp(jnp.minimum(logarithm, math.log(MAX_LOGIT_SCALE)))
 
     def _norm(self, name: str) -> nn.Module:
         return make_norm(

@@ -1,4 +1,4 @@
-"""The pre-norm transformer block, in sequence or in parallel."""
+"""The transformer block: norms before its branches or after them, in sequence or in parallel."""
 
 from typing import Any
 
@@ -8,13 +8,14 @@ from flax import linen as nn
 
 from vit_jax.models.layers.attention import Attention
 from vit_jax.models.layers.drop import Key, drop_path, split
+from vit_jax.models.layers.linear import token_axes
 from vit_jax.models.layers.mlp import Mlp
 from vit_jax.models.layers.norm import make_norm
 from vit_jax.models.layers.scale import LayerScale
 
 
 class Block(nn.Module):
-    """One encoder layer on tokens `(b, n, d)`.
+    """One encoder layer on tokens `(b, n, d)`, or on a map of tokens `(b, h, w, d)`.
 
     In sequence (Dosovitskiy et al. 2021, eq. 2 and 3):
 
@@ -24,12 +25,18 @@ class Block(nn.Module):
 
         y = norm1(x);  x = x + attn(y) + mlp(y)
 
+    With the norms after the branches (Swin V2, Liu et al. 2022, fig. 1: "res-post-norm"):
+
+        x = x + norm1(attn(x));  x = x + norm2(mlp(x))
+
     Each branch passes through LayerScale (where `init_values` is given) and stochastic depth.
 
     Attributes:
-        attention: hyper-parameters of `Attention`.
+        attention: hyper-parameters of `mixer`.
         mlp: hyper-parameters of `Mlp`.
+        mixer: class of the attention: `Attention`, or one that is called like it.
         parallel: attention and MLP side by side.
+        post_norm: the norms come after the branches, and their scales start at zero.
         init_values: initial LayerScale gain, or None for no LayerScale.
         stochastic: stochastic depth is on (its rate comes with the call, as it grows with depth).
         capture: what else to return: "tokens" (after the block), "attention" (the weights).
@@ -37,7 +44,9 @@ class Block(nn.Module):
 
     attention: dict[str, Any]
     mlp: dict[str, Any]
+    mixer: type[nn.Module] = Attention
     parallel: bool = False
+    post_norm: bool = False
     init_values: float | None = None
     stochastic: bool = False
     capture: tuple[str, ...] = ()
@@ -50,15 +59,18 @@ class Block(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        angles: jax.Array | None,
+        position: jax.Array | None,
         key: Key,
         drop_path_rate: jax.Array,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns the tokens `(b, n, d)`, and what `capture` asks for by name."""
+        """Returns the tokens, shaped as they came, and what `capture` asks for by name.
+
+        `position` is what the mixer takes after the tokens: rotary angles, or a window's shift.
+        """
         keys = split(key, 4)
-        x = nn.with_logical_constraint(x, ("batch", "tokens", "embed"))
+        x = nn.with_logical_constraint(x, token_axes(x.ndim, "embed"))
         common = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        attn = Attention(**self.attention, **common, name="attn")
+        attn = self.mixer(**self.attention, **common, name="attn")
         mlp = Mlp(**self.mlp, **common, name="mlp")
 
         def residual(x: jax.Array, branch: jax.Array, scale: str, key: Key) -> jax.Array:
@@ -68,9 +80,13 @@ class Block(nn.Module):
                 branch = drop_path(branch, drop_path_rate, key)
             return x + branch
 
-        y = self._norm("norm1")(x)
-        mixed, weights = attn(y, angles, keys[0], "attention" in self.capture)
-        if self.parallel:
+        norm1 = self._norm("norm1")
+        y = x if self.post_norm else norm1(x)
+        mixed, weights = attn(y, position, keys[0], "attention" in self.capture)
+        if self.post_norm:
+            x = residual(x, norm1(mixed), "ls1", keys[2])
+            x = residual(x, self._norm("norm2")(mlp(x, keys[1])), "ls2", keys[3])
+        elif self.parallel:
             x = residual(x, mixed + mlp(y, keys[1]), "ls1", keys[2])
         else:
             x = residual(x, mixed, "ls1", keys[2])
@@ -82,6 +98,7 @@ class Block(nn.Module):
         return make_norm(
             self.norm_layer,
             epsilon=self.norm_eps,
+            scale_init=nn.initializers.zeros if self.post_norm else nn.initializers.ones,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name=name,

@@ -36,7 +36,7 @@ def remat_policy(name: str) -> Any:
 
 
 class Encoder(nn.Module):
-    """`depth` blocks in a row, on tokens `(b, n, d)`.
+    """`depth` blocks in a row, on tokens `(b, n, d)` or a map of them `(b, h, w, d)`.
 
     Unrolled, the parameters are `blocks_0 ... blocks_{depth-1}`; scanned, they are one `blocks`
     whose leaves have a leading axis of length `depth`, and compile time does not grow with depth.
@@ -46,7 +46,9 @@ class Encoder(nn.Module):
     Attributes:
         depth: number of blocks.
         block: hyper-parameters of `Block`.
-        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from the first.
+        first_drop_path_rate: stochastic depth of the first block.
+        positions_differ: each block has a position of its own (see `Block`), along a first axis.
         scan: one traced block for all.
         remat: "none", or what `remat_policy` takes.
     """
@@ -54,6 +56,8 @@ class Encoder(nn.Module):
     depth: int
     block: dict[str, Any]
     drop_path_rate: float = 0.0
+    first_drop_path_rate: float = 0.0
+    positions_differ: bool = False
     scan: bool = False
     remat: str = "none"
 
@@ -61,13 +65,14 @@ class Encoder(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        angles: jax.Array | None = None,
+        position: jax.Array | np.ndarray | None = None,
         key: Key = None,
         capture: tuple[str, ...] = (),
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns the tokens and, for each name of `CAPTURES` in `capture`, its values by depth."""
         keys = None if key is None else jax.random.split(key, self.depth)
-        rates = jnp.asarray(np.linspace(0.0, self.drop_path_rate, self.depth))
+        rates = np.linspace(self.first_drop_path_rate, self.drop_path_rate, self.depth)
+        rates = jnp.asarray(rates)
         block_class = Block
         if self.remat != "none":
             # Within a scan XLA cannot merge the recomputation with the forward pass anyway.
@@ -79,15 +84,16 @@ class Encoder(nn.Module):
                 block_class,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
-                in_axes=(nn.broadcast, 0, 0),
+                in_axes=(0 if self.positions_differ else nn.broadcast, 0, 0),
                 length=self.depth,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )
-            return scanned(**options, name="blocks")(x, angles, keys, rates)
+            return scanned(**options, name="blocks")(x, position, keys, rates)
         found = []
         for i in range(self.depth):
             block = block_class(**options, name=f"blocks_{i}")
-            x, captured = block(x, angles, None if keys is None else keys[i], rates[i])
+            here = position[i] if self.positions_differ else position
+            x, captured = block(x, here, None if keys is None else keys[i], rates[i])
             found.append(captured)
         return x, {name: jnp.stack([f[name] for f in found]) for name in capture}
 

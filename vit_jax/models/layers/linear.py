@@ -19,6 +19,15 @@ def named(init: Callable, *axes: str | None) -> Callable:
     return nn.with_logical_partitioning(init, axes)
 
 
+def token_axes(ndim: int, last: str) -> Axes:
+    """Logical axes of tokens `(b, n, last)`, of a map `(b, h, w, last)` or of vectors `(b, last)`.
+
+    A name may come once: of a map, the rows are the axis of the tokens.
+    """
+    between = ("tokens", *(None,) * (ndim - 3)) if ndim > 2 else ()
+    return ("batch", *between, last)
+
+
 class Linear(nn.Module):
     """`y = x @ kernel + bias` over the last `inputs` axes of `x`.
 
@@ -57,3 +66,16 @@ class Linear(nn.Module):
         contracted = tuple(range(x.ndim - self.inputs, x.ndim)), tuple(range(self.inputs))
         y = jax.lax.dot_general(x, kernel, (contracted, ((), ())))
         return y if bias is None else y + bias
+
+
+def classifier(num_classes: int, use_bias: bool, dtype: Any, param_dtype: Any, name: str) -> Linear:
+    """A linear map to logits that starts at zero, computed in at least float32."""
+    return Linear(
+        (num_classes,),
+        ("embed", "classes"),
+        use_bias=use_bias,
+        kernel_init=nn.initializers.zeros,
+        dtype=None if dtype is None else jnp.promote_types(dtype, jnp.float32),
+        param_dtype=param_dtype,
+        name=name,
+    )

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from vit_jax.models.layers.activation import get_activation
 from vit_jax.models.layers.drop import Key, dropout, split
-from vit_jax.models.layers.linear import Linear, xavier_uniform
+from vit_jax.models.layers.linear import Linear, token_axes, xavier_uniform
 
 MLPS = ("mlp", "swiglu")
 
@@ -62,7 +62,7 @@ class Mlp(nn.Module):
         else:
             fc1 = Linear((self.hidden,), ("embed", "mlp"), bias_init=bias, name="fc1", **common)
             h = act(fc1(x))
-        h = nn.with_logical_constraint(h, ("batch",) + ("tokens",) * (h.ndim - 2) + ("mlp",))
+        h = nn.with_logical_constraint(h, token_axes(h.ndim, "mlp"))
         h = dropout(h, self.drop, key_hidden)
         fc2 = Linear(
             (x.shape[-1],),

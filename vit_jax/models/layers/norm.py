@@ -1,5 +1,6 @@
 """Normalisation over the last axis, statistics in at least float32."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ def make_norm(
     *,
     epsilon: float,
     axis: str = "embed",
+    scale_init: Callable = nn.initializers.ones,
     dtype: Any = None,
     param_dtype: Any = jnp.float32,
     name: str | None = None,
@@ -27,6 +29,7 @@ def make_norm(
             Sennrich 2019: no centring, scale only).
         epsilon: added to the variance. ViT families differ here (1e-12 to 1e-5), and it shows.
         axis: logical name of the normalised axis.
+        scale_init: draws the scale.
         dtype: computation dtype of the result.
         param_dtype: dtype the parameters are drawn in.
         name: name of the submodule.
@@ -37,7 +40,7 @@ def make_norm(
     common = dict(
         epsilon=epsilon,
         use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits where the mean is large
-        scale_init=named(nn.initializers.ones, axis),
+        scale_init=named(scale_init, axis),
         dtype=dtype,
         param_dtype=param_dtype,
         name=name,

@@ -1,4 +1,4 @@
-"""Cutting an image into patches and embedding each one."""
+"""Cutting an image into patches and embedding each one; merging neighbouring tokens."""
 
 from typing import Any
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
-from vit_jax.models.layers.linear import named
+from vit_jax.models.layers.linear import Linear, named
+from vit_jax.models.layers.norm import make_norm
 
 
 class PatchEmbed(nn.Module):
@@ -42,3 +43,33 @@ class PatchEmbed(nn.Module):
         patches = images.reshape(b, height // ph, ph, width // pw, pw, channels)
         tokens = jnp.einsum("bhpwqc,pqcd->bhwd", patches, kernel)
         return tokens if bias is None else tokens + bias
+
+
+class PatchMerging(nn.Module):
+    """Every two by two tokens become one of twice the width (Liu et al. 2021, section 3.1).
+
+    The four are put side by side: (even row, even column), (odd, even), (even, odd), (odd, odd).
+    An odd side is padded with a row or column of zeros.
+
+    Attributes:
+        post_norm: the norm comes after the linear map (Swin V2) and not before it.
+        norm_eps: its epsilon.
+    """
+
+    post_norm: bool = False
+    norm_eps: float = 1e-5
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `(b, h, w, d)` to `(b, ceil(h / 2), ceil(w / 2), 2 d)`."""
+        b, h, w, d = x.shape
+        common = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        norm = make_norm("layernorm", epsilon=self.norm_eps, name="norm", **common)
+        axes = ("embed", None)
+        reduction = Linear((2 * d,), axes, use_bias=False, name="reduction", **common)
+        x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)))
+        x = x.reshape(b, (h + 1) // 2, 2, (w + 1) // 2, 2, d).transpose(0, 1, 3, 4, 2, 5)
+        x = x.reshape(*x.shape[:3], 4 * d)
+        return norm(reduction(x)) if self.post_norm else reduction(norm(x))

@@ -1,4 +1,4 @@
-"""Changing the resolution of a position table and the patch size of an embedding.
+"""Changing the resolution of position tables and the patch size of an embedding.
 
 A resize is separable: each axis has a matrix `(new, old)` of weights, computed in float64, and a
 table `(h, w, d)` becomes `einsum("ih,jw,hwd->ijd", rows, columns, table)`. Sample `i` of the new
@@ -170,3 +170,48 @@ def resample_patch_embed(kernel: jax.Array, new_size: tuple[int, int]) -> jax.Ar
         return kernel
     sides = zip(kernel.shape[:2], new_size)
     return _map_axes(kernel, *(np.linalg.pinv(resize_matrix(old, new).T) for old, new in sides))
+
+
+def _geometric_offsets(old: int, new: int) -> np.ndarray:
+    """Where the offsets of `old` samples lie among those of `new`: steps grow from the middle.
+
+    The steps are 1, q, q^2, ..., with the q in (1.01, 1.5) for which they just reach the last of
+    the new offsets. It is found by bisection, to 1e-6, as BEiT's code does.
+    """
+    half, reach = old // 2, new // 2
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        q = (low + high) / 2
+        low, high = (low, q) if (1 - q**half) / (1 - q) > reach else (q, high)
+    away = np.cumsum(q ** np.arange(half))
+    return np.concatenate([-away[::-1], [0.0], away])
+
+
+def resample_bias_table(table: jax.Array, window: tuple[int, int]) -> jax.Array:
+    """Resizes a table of biases by relative position to another window.
+
+    Neighbouring tokens stay one apart while the window grows, so offsets near the middle keep
+    their biases, and those far from it are stretched: linear interpolation between offsets whose
+    steps grow geometrically (BEiT, Bao et al. 2022, fine-tuning code; timm's without SciPy).
+
+    Args:
+        table: `(2 p - 1, 2 q - 1, h)` for windows of p rows and q columns.
+        window: rows and columns wanted; those of the table: nothing changes.
+
+    Returns:
+        `(2 window[0] - 1, 2 window[1] - 1, h)`, dtype unchanged.
+
+    Raises:
+        UserError: a side of the window is below 1.
+    """
+    if min(window) < 1:
+        raise UserError(f"cannot resample biases to a window of {window}: expected 1 or more")
+    sizes = tuple(2 * side - 1 for side in window)
+    if table.shape[:2] == sizes:
+        return table
+    matrices = []
+    for old, new in zip(table.shape[:2], sizes):
+        wanted = np.arange(new) - new // 2
+        places = _geometric_offsets(old, new)
+        matrices.append(np.stack([np.interp(wanted, places, row) for row in np.eye(old)], axis=1))
+    return _map_axes(table, *matrices)
