@@ -14,6 +14,7 @@ Operations run from left to right; their arguments are Python literals. A spec h
 | `resize_pad(mode, fill)` | largest that fits into the target, the rest is padded |
 | `random_shift(k, mode, fill)` | moves by up to k pixels each way, what is uncovered is padded |
 | `flip(p)` | left to right with probability p |
+| `random_affine(degrees, translate, scale, shear, fill)` | turned, moved, scaled and sheared |
 | `color_jitter(brightness, contrast, saturation, hue)` | random factors, in a random order |
 | `rand_augment('m9-mstd0.5-inc1')` | RandAugment, with timm's parameters |
 | `auto_augment('original')` | AutoAugment, with timm's policies |
@@ -60,6 +61,7 @@ OPERATIONS: dict[str, type] = {}
 
 # Modules that register operations too; they import this one, so they are loaded for the first spec.
 AUGMENTATIONS = (
+    "vit_jax.data.affine",
     "vit_jax.data.auto_augment",
     "vit_jax.data.color",
     "vit_jax.data.erasing",
