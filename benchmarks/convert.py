@@ -214,8 +214,8 @@ def write(name: str, layout: str, folder: pathlib.Path) -> pathlib.Path:
     import numpy as np
 
     import vit_jax
-    from vit_jax.convert import layouts, mapping, params, writers
-    from vit_jax.convert.export import export
+    from vit_jax.convert import mapping, params, writers
+    from vit_jax.convert.export import choose_layout, export
     from vit_jax.convert.folder import Model
 
     act_layer = "gelu_tanh" if layout == "AugReg .npz" else "gelu"
@@ -226,10 +226,9 @@ def write(name: str, layout: str, folder: pathlib.Path) -> pathlib.Path:
         leaf[...] = 0.02 * rng.standard_normal(leaf.shape, np.float32)
     model = Model(module, tree, vit_jax.preprocessing(name))
     if layout == "timm .pth":
-        timm = next(x for x in layouts.LAYOUTS if x.name == "timm")
-        source = folder / "timm.pth"
-        writers.write_torch(source, mapping.outward(leaves, timm.write_table(module)))
-        return source
+        _, table, _ = choose_layout(model, "timm")
+        writers.write_torch(folder / "timm.pth", mapping.outward(leaves, table))
+        return folder / "timm.pth"
     if layout == "AugReg .npz":
         export(model, folder / "augreg", "npz")
         return folder / "augreg/model.npz"

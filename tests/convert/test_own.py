@@ -146,8 +146,8 @@ def test_three_sources_and_two_targets(tmp_path):
             {"source": "kv", "targets": {"b": "o i -> i o", "c": "(k m) d -> d k m"}},
         ],
     }
-    made = own.read(written(tmp_path, content)).make_table(None)
-    first, second = made.rules
+    told = own.read(written(tmp_path, content))
+    first, second = told.make_table(told.module).rules
     assert (first.kind, first.sources, first.targets) == ("stacked", ("q", "k", "v"), ("a",))
     assert (second.kind, second.targets) == ("joined", ("b", "c"))
     assert second.patterns == ("o i -> i o", "(k m) d -> d k m")
@@ -237,6 +237,10 @@ MISTAKES = {
     "unknown target": (
         lambda c: c["rules"][1].update(target="patch_embed/bais"),
         "unknown parameter 'patch_embed/bais': did you mean 'patch_embed/bias'",
+    ),
+    "unknown target in a block": (
+        lambda c: c["rules"][4].update(target="encoder/blocks_{i}/nrm1/scale"),
+        "unknown parameter 'encoder/blocks_0/nrm1/scale': did you mean",
     ),
     "a parameter twice": (
         lambda c: c["rules"].append(rule("again", "head/bias")),

@@ -19,7 +19,7 @@ from vit_jax import models
 from vit_jax.cli import main as cli
 from vit_jax.cli import memory
 from vit_jax.convert import layouts, mapping, params
-from vit_jax.convert.export import export
+from vit_jax.convert.export import choose_layout, export
 from vit_jax.convert.folder import Model
 from vit_jax.convert.torch_libraries import import_library
 from vit_jax.convert.writers import write_torch
@@ -143,8 +143,8 @@ def exported(folder, format, **options):
 
 
 def timm_tensors(model):
-    timm = next(layout for layout in layouts.LAYOUTS if layout.name == "timm")
-    return mapping.outward(params.by_path(model.params), timm.write_table(model.module))
+    _, table, _ = choose_layout(model, "timm")
+    return mapping.outward(params.by_path(model.params), table)
 
 
 @pytest.fixture

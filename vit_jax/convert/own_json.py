@@ -14,16 +14,18 @@ A rule is one of `rules.same`, `rules.stacked` and `rules.joined`:
     {"sources": [NAME, ...], "target": PATH, "pattern": PATTERN}
     {"source": NAME, "targets": {PATH: PATTERN, ...}}
 
-With `{i}` in its names and paths it stands for one rule a block, i = 0, 1, ...
+With `{i}` in its names and paths it stands for one rule a block: i = 0, 1, ... as long as the model
+has the (first) parameter.
 """
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vit_jax import ranges
+from vit_jax.convert.params import by_path, shapes_of
 from vit_jax.convert.readers import read_json
 from vit_jax.convert.rules import Ignored, Rule, Table, joined, same, stacked
 from vit_jax.errors import UserError
@@ -163,11 +165,17 @@ def _named(name: str, number: object) -> str:
 
 def _table(rules: Sequence[Json], ignored: Mapping[str, str], module: Any) -> Table:
     """The table of `module`: each rule once, or once a block."""
-    found = []
-    for rule in rules:
-        counted = BLOCK in _sources(rule)[0]
-        found += [_rule(rule, i) for i in (range(module.depth) if counted else [0])]
+    paths = by_path(shapes_of(module))
+    found = [_rule(rule, i) for rule in rules for i in _numbers(rule, paths)]
     return Table(tuple(found), ignored=tuple(Ignored(k, v) for k, v in ignored.items()))
+
+
+def _numbers(rule: Json, paths: Collection[str]) -> range:
+    """0, 1, ... as long as the model has such a block; 0 alone where the rule counts nothing."""
+    first, count = _targets(rule)[0], 1
+    while BLOCK in first and _named(first, count) in paths:
+        count += 1
+    return range(count)
 
 
 def _rule(rule: Json, i: int) -> Rule:
