@@ -9,7 +9,7 @@ from typing import Any
 from vit_jax.convert.errors import listed
 from vit_jax.convert.hub import download, is_hub_id
 from vit_jax.convert.layouts import LAYOUTS, Layout, Source
-from vit_jax.convert.layouts.base import same_meaning
+from vit_jax.convert.layouts.base import differing
 from vit_jax.convert.layouts.npz import unstacked
 from vit_jax.convert.readers import read_json, read_tensors
 from vit_jax.errors import UserError
@@ -130,12 +130,8 @@ def _differing(
     layout: Layout, spec: registry.ModelSpec, told: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
     """What the source says otherwise than a name does, the number of classes apart."""
-    module = layout.module(**{**spec.hyper_parameters, "num_classes": told["num_classes"]})
-    return {
-        field: (value, getattr(module, field))
-        for field, value in told.items()
-        if not same_meaning(field, value, getattr(module, field), module.embed_dim)
-    }
+    choices = {**spec.hyper_parameters, "num_classes": told["num_classes"]}
+    return differing(layout.module(**{**choices, **told}), layout.module(**choices), told)
 
 
 def _check_agrees(

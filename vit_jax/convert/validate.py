@@ -206,24 +206,27 @@ def _ours(
     model: Model, images: np.ndarray, dtype: str, gradients: bool, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Hidden states by place, and gradients by path."""
+    module = model.module.clone(param_dtype=dtype)
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
         tree = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), model.params)
         found = None
         if gradients:
-            shape = jax.eval_shape(functools.partial(_forward, model.module), tree, images)[0].shape
+            shape = jax.eval_shape(functools.partial(_apply, module), tree, images)[0].shape
             weight = jnp.asarray(_cotangent(seed)(shape), dtype)
-            (output, seen), found = _backward(model.module, tree, images, weight)
+            (output, seen), found = _backward(module, tree, images, weight)
         else:
-            output, seen = _forward(model.module, tree, images)
+            output, seen = _forward(module, tree, images)
         output, seen, found = jax.device_get((output, seen, found))
     states = {"embedding": seen.embedding, "norm": seen.features, "output": output}
     states |= {f"blocks.{i}": tokens for i, tokens in enumerate(seen.tokens)}
     return states, {} if found is None else params.by_path(found)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _forward(module: PlainModule, tree: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+def _apply(module: PlainModule, tree: Any, images: jax.Array) -> tuple[jax.Array, Any]:
     return module.apply({"params": tree}, images, capture=CAPTURE)
+
+
+_forward = jax.jit(_apply, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -233,7 +236,7 @@ def _backward(
     """Output and states, and the gradient of `sum(output * weight)`."""
 
     def scalar(tree: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        output, seen = _forward(module, tree, images)
+        output, seen = _apply(module, tree, images)
         return jnp.sum(output * weight), (output, seen)
 
     (_, found), gradients = jax.value_and_grad(scalar, has_aux=True)(tree)

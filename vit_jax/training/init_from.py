@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from vit_jax.convert import pretrained
 from vit_jax.convert.adapt import Adaptation, adapt
 from vit_jax.convert.folder import Model
-from vit_jax.convert.layouts.base import RUNTIME, same_meaning
+from vit_jax.convert.layouts.base import differing
 from vit_jax.errors import UserError
 from vit_jax.models import PlainModule
 from vit_jax.training.experiment import Experiment
@@ -77,23 +77,15 @@ def _check_same_network(config: ConfigDict, old: PlainModule, new: PlainModule) 
             f"{config.init_from} holds a {type(old).__name__}, config.model a {type(new).__name__}"
         )
     announced = config.init_changes.hyper_parameters
-    differing = {
-        f.name: (getattr(old, f.name), getattr(new, f.name))
-        for f in dataclasses.fields(new)
-        if f.name not in RUNTIME | SIZES | set(announced)
-    }
-    differing = {
-        name: pair
-        for name, pair in differing.items()
-        if not same_meaning(name, *pair, new.embed_dim)
-    }
-    if differing:
-        text = "; ".join(f"{k} is {a!r} there, {b!r} here" for k, (a, b) in differing.items())
-        settings = " ".join(f"--config.model.{k}={a}" for k, (a, _) in differing.items())
+    fields = {f.name for f in dataclasses.fields(new)} - SIZES - set(announced)
+    found = differing(old, new, sorted(fields))
+    if found:
+        text = "; ".join(f"{k} is {a!r} there, {b!r} here" for k, (a, b) in found.items())
+        settings = " ".join(f"--config.model.{k}={a}" for k, (a, _) in found.items())
         raise UserError(
             f"the weights of {config.init_from} are of another network than config.model: {text}. "
             f"Take theirs ({settings}), or announce that they differ: "
-            f"config.init_changes.hyper_parameters={tuple(differing)}"
+            f"config.init_changes.hyper_parameters={tuple(found)}"
         )
 
 

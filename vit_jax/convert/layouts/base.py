@@ -1,7 +1,7 @@
 """What a layout is: one way in which a family's weights lie on disks."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from vit_jax.convert.tensors import LazyTensor
 from vit_jax.errors import UserError
 from vit_jax.models.partitioning import PlainModule
 from vit_jax.models.registry import Preprocessing
+from vit_jax.models.vit import pair
 
 Json = Mapping[str, Any]
 
@@ -95,13 +96,43 @@ def square(size: tuple[int, int] | int) -> int | tuple[int, int]:
     return height if height == width else (height, width)
 
 
-def same_meaning(field: str, one: Any, other: Any, embed_dim: int) -> bool:
-    """Whether two values of a hyper-parameter give the same network."""
-    if field == "init_values":  # where training starts, not what is computed
-        return (one is None) == (other is None)
+def differing(
+    one: PlainModule, other: PlainModule, fields: Iterable[str] | None = None
+) -> dict[str, tuple[Any, Any]]:
+    """Hyper-parameters by which two modules of a class are different networks.
+
+    Args:
+        one: a module.
+        other: another.
+        fields: the names to compare, None for all. Those in `RUNTIME` never are.
+
+    Returns:
+        Both values by name, where they do not mean the same.
+    """
+    names = [f.name for f in dataclasses.fields(one)] if fields is None else fields
+    return {
+        name: (getattr(one, name), getattr(other, name))
+        for name in names
+        if name not in RUNTIME | {"parent", "name"} and _meaning(one, name) != _meaning(other, name)
+    }
+
+
+def _meaning(module: Any, field: str) -> Any:
+    """What a hyper-parameter comes to in a module; equal for values that build the same."""
+    value = getattr(module, field)
+    if field in ("img_size", "patch_size"):
+        return pair(value)
     if field == "mlp_ratio":
-        return int(embed_dim * one) == int(embed_dim * other)
-    return one == other
+        return int(module.embed_dim * value)
+    if field == "init_values":  # where training starts, not what is computed
+        return value is None
+    if field == "fc_norm":
+        return module.norm_after_pool
+    if field in ("no_embed_class", "no_embed_reg"):
+        return module.pos_prefix_tokens
+    if field == "head_bias":
+        return bool(module.num_classes) and value
+    return value
 
 
 def check_expressed(module: PlainModule, layout: Layout, back: Mapping[str, Any]) -> None:
@@ -112,20 +143,9 @@ def check_expressed(module: PlainModule, layout: Layout, back: Mapping[str, Any]
         layout: the layout.
         back: the hyper-parameters that reading the written files gives.
     """
-    again = layout.module(**back)
-    pairs = {
-        f.name: (getattr(module, f.name), getattr(again, f.name))
-        for f in dataclasses.fields(module)
-        if f.name not in RUNTIME | {"parent", "name", "fc_norm"}
-    }
-    pairs["fc_norm"] = (module.norm_after_pool, again.norm_after_pool)
-    differing = {
-        name: pair
-        for name, pair in pairs.items()
-        if not same_meaning(name, *pair, module.embed_dim)
-    }
-    if differing:
-        text = ", ".join(f"{k}={a!r} (would be read as {b!r})" for k, (a, b) in differing.items())
+    found = differing(module, layout.module(**back))
+    if found:
+        text = ", ".join(f"{k}={a!r} (would be read as {b!r})" for k, (a, b) in found.items())
         raise UserError(
             f"the layout {layout.name!r} cannot say {text}: choose another format, or train and "
             "convert the model without"

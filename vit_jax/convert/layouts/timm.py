@@ -7,6 +7,7 @@
 | "dinov2" | DINOv2's `.pth`: a mask token, registers without positions, gates `w12` and `w3` |
 """
 
+import dataclasses
 import math
 import re
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from vit_jax.convert.layouts.base import Json, Layout, Source, square, width_ratio
 from vit_jax.convert.layouts.plain import Names, plain_table
-from vit_jax.convert.rules import Constant, Ignored, Table
+from vit_jax.convert.rules import Constant, Ignored, Table, prefixed
 from vit_jax.errors import UserError
 from vit_jax.models import registry
 from vit_jax.models.registry import Preprocessing
@@ -52,6 +53,7 @@ NORMS = {
     "rmsnorm": dict(norm_layer="rmsnorm"),
 }
 POOLS = {"": "none"}
+BACKBONE = "backbone."
 Pair = tuple[str, str]
 
 
@@ -118,7 +120,8 @@ def measure(source: Source) -> dict[str, Any]:
 
     The number of heads, epsilons and activations leave no trace in them.
     """
-    shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
+    prefix = _prefix(source)
+    shapes = {name.removeprefix(prefix): x.shape for name, x in source.tensors.items()}
     embed_dim, in_chans, *patch = shapes["patch_embed.proj.weight"]
     depth = 1 + max(int(m[1]) for name in shapes if (m := re.match(r"blocks\.(\d+)\.", name)))
     found: dict[str, Any] = dict(
@@ -159,8 +162,14 @@ def grid_side(rows: int, prefixes: tuple[int, ...]) -> tuple[int, int] | None:
 def _is_timm(source: Source) -> bool:
     if source.config is not None:
         return "architecture" in source.config
-    known = {"blocks.0.norm1.weight", "blocks.0.in_norm.weight"} & set(source.tensors)
-    return bool(known) and not _is_deit3(source) and not _is_dinov2(source)
+    names = (f"{_prefix(source)}blocks.0.{norm}.weight" for norm in ("norm1", "in_norm"))
+    known = any(name in source.tensors for name in names)
+    return known and not _is_deit3(source) and not _is_dinov2(source)
+
+
+def _prefix(source: Source) -> str:
+    """What stands before the names of the model: DINO's training keeps a projection beside it."""
+    return BACKBONE if f"{BACKBONE}blocks.0.norm1.weight" in source.tensors else ""
 
 
 def _is_deit3(source: Source) -> bool:
@@ -199,7 +208,14 @@ def _read_timm(source: Source) -> tuple[dict[str, Any], bool]:
         )
     if found.get("mlp_layer") == "swiglu" and "mlp_ratio" in arguments:
         arguments["mlp_ratio"] /= 2  # timm counts gate and value together
-    found.update({k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()})
+    found.update(arguments)
+    found.update(
+        {size: square(found[size]) for size in ("img_size", "patch_size") if size in found}
+    )
+    # What timm derives from other arguments.
+    found["patch_bias"] = not found.get("pre_norm", False)
+    if not found.get("parallel_block", False):
+        found["mlp_bias"] = found.get("proj_bias", True)
     if "head.weight" not in source.tensors:
         found["num_classes"] = 0
     return found, True
@@ -297,6 +313,8 @@ def _write_files(module: VisionTransformer, prep: Preprocessing) -> dict[str, Js
     pool = {ours: theirs for theirs, ours in POOLS.items()}.get(
         module.global_pool, module.global_pool
     )
+    if pool == "token_avg":
+        raise UserError("timm has no global_pool='token_avg' (class token and mean side by side)")
     arguments["global_pool"] = pool  # timm heeds it here, and not beside "architecture"
     height, width = pair(module.img_size)
     pretrained = {
@@ -346,6 +364,11 @@ TIMM = names(ignored=IGNORED)
 DEIT3 = names(ls1="gamma_1", ls2="gamma_2")
 
 
+def _timm_table(module: VisionTransformer, source: Source) -> Table:
+    table = plain_table(module, TIMM)
+    return dataclasses.replace(table, rules=tuple(prefixed(table.rules, _prefix(source))))
+
+
 def _dinov2_table(module: VisionTransformer, source: Source) -> Table:
     return plain_table(module, _dinov2_names(lambda i: _dinov2_block(source, i), module.embed_dim))
 
@@ -382,7 +405,7 @@ LAYOUTS = (
         "timm",
         claims=_is_timm,
         read=_read_timm,
-        table=lambda module, source: plain_table(module, TIMM),
+        table=_timm_table,
         expresses=lambda module: True,
         write_table=lambda module: plain_table(module, TIMM),
     ),

@@ -12,8 +12,8 @@ from vit_jax.convert.layouts.plain import Names, plain_table
 from vit_jax.convert.layouts.transformers_files import (
     read_common,
     read_preprocessing,
-    write_common,
     write_preprocessing,
+    write_square,
 )
 from vit_jax.convert.rules import Ignored, Table
 from vit_jax.errors import UserError
@@ -45,6 +45,7 @@ SIGLIP_DEFAULTS = dict(
     vision_use_head=True,
 )
 DEFAULTS = {"clip": CLIP_DEFAULTS, "siglip": SIGLIP_DEFAULTS}
+TITLES = {"clip": "CLIP", "siglip": "Siglip"}
 TEXT = "belongs to the text tower"
 IGNORED = (
     Ignored("text_model.*", TEXT),
@@ -125,7 +126,8 @@ def _write_table(kind: str, module: VisionTransformer) -> Table:
 
 
 def _write_files(kind: str, module: VisionTransformer, prep: Preprocessing) -> dict[str, Json]:
-    config: dict[str, Any] = {"model_type": f"{kind}_vision_model", **write_common(module)}
+    common = write_square(module, TITLES[kind])
+    config: dict[str, Any] = {"model_type": f"{kind}_vision_model", **common}
     if kind == "clip":
         title = "CLIPVisionModel"
         if module.num_classes:
@@ -135,9 +137,7 @@ def _write_files(kind: str, module: VisionTransformer, prep: Preprocessing) -> d
         title = "SiglipVisionModel"
         config["vision_use_head"] = module.global_pool == "map"
     config["architectures"] = [title]
-    processor = write_preprocessing(
-        prep, module.img_size, {"clip": "CLIP", "siglip": "Siglip"}[kind] + "ImageProcessor"
-    )
+    processor = write_preprocessing(prep, module.img_size, TITLES[kind] + "ImageProcessor")
     return {"config.json": config, "preprocessor_config.json": processor}
 
 

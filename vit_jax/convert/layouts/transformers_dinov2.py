@@ -11,8 +11,8 @@ from vit_jax.convert.layouts.transformers_files import (
     labels,
     read_common,
     read_preprocessing,
-    write_common,
     write_preprocessing,
+    write_square,
 )
 from vit_jax.convert.rules import Constant, Table
 from vit_jax.errors import UserError
@@ -100,7 +100,7 @@ def _write_table(kind: str, module: VisionTransformer) -> Table:
 
 def _write_files(kind: str, module: VisionTransformer, prep: Preprocessing) -> dict[str, Json]:
     gated = module.mlp_layer == "swiglu"
-    common = write_common(module)
+    common = write_square(module, TITLES[kind])
     hidden = common.pop("intermediate_size")
     ratio = module.mlp_ratio if not gated else round(1.5 * hidden / module.embed_dim)
     if gated and swiglu_hidden(module.embed_dim, ratio) != hidden:
@@ -109,14 +109,14 @@ def _write_files(kind: str, module: VisionTransformer, prep: Preprocessing) -> d
             f"{module.embed_dim}: a whole mlp_ratio {ratio} makes it "
             f"{swiglu_hidden(module.embed_dim, ratio)}"
         )
-    if not gated and ratio == int(ratio):
-        ratio = int(ratio)
+    if int(ratio) != ratio:
+        raise UserError(f"Transformers' DINOv2 takes a whole mlp_ratio, not {ratio}")
     head = "ForImageClassification" if module.num_classes else "Model"
     config = {
         "architectures": [TITLES[kind] + head],
         "model_type": kind,
         **common,
-        "mlp_ratio": ratio,
+        "mlp_ratio": int(ratio),
         "qkv_bias": module.qkv_bias,
         "use_swiglu_ffn": gated,
         "layerscale_value": module.init_values,

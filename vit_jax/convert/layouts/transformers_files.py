@@ -58,10 +58,27 @@ def read_common(config: Json, defaults: Json) -> dict[str, Any]:
 def write_common(module: Any) -> dict[str, Any]:
     """The inverse of `read_common`."""
     written = {theirs: getattr(module, ours) for ours, theirs in COMMON.items()}
+    for name in ("image_size", "patch_size"):
+        written[name] = square(written[name])
     theirs = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
     written["hidden_act"] = theirs[module.act_layer]
     written["intermediate_size"] = module.mlp_hidden
     return {k: list(v) if isinstance(v, tuple) else v for k, v in written.items()}
+
+
+def write_square(module: Any, title: str) -> dict[str, Any]:
+    """`write_common`, for a class of Transformers that takes squares alone.
+
+    Raises:
+        UserError: images or patches are no squares.
+    """
+    written = write_common(module)
+    for name in ("image_size", "patch_size"):
+        if not isinstance(written[name], int):
+            raise UserError(
+                f"Transformers' {title} takes squares alone, not {name}={written[name]}"
+            )
+    return written
 
 
 def labels(count: int) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def _load_torch(timm: Any, theirs: Any, file: Path, identity: Identity) -> bool:
     stored = timm.models.load_state_dict(os.fspath(file), use_ema=False)
     if not all(hasattr(tensor, "shape") for tensor in stored.values()):
         return False
-    rename = timm.models.vision_transformer.checkpoint_filter_fn
+    stored = {k: x.double() if x.is_floating_point() else x for k, x in stored.items()}
+    rename = timm.models.vision_transformer.checkpoint_filter_fn  # it may add, hence in float64
     found = rename(stored, theirs, adapt_layer_scale=identity.layout.name == "deit3")
     if set(found) != set(theirs.state_dict()):
         return False
