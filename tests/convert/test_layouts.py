@@ -14,7 +14,6 @@ from vit_jax.convert.layouts.base import width_ratio
 from vit_jax.convert.mapping import MismatchError, expected_shapes
 from vit_jax.convert.writers import write_safetensors
 from vit_jax.errors import UserError
-from vit_jax.models import VisionTransformer
 
 torch = cases.torch
 
@@ -22,6 +21,8 @@ VIT = dict(cases.OURS, img_size=16)
 TOWER = dict(VIT, class_token=False, global_pool="map", num_classes=0)
 PARALLEL = dict(VIT, parallel_block=True, norm_layer="rmsnorm", qk_norm=True)
 GOOGLE = dict(act_layer="gelu_tanh")
+SWIN = dict(img_size=32, window_size=4, embed_dim=8, depths=(2, 1), num_heads=(2, 4), num_classes=5)
+SECOND = dict(SWIN, version=2, pretrained_window_sizes=(3, 2))
 # Modules that stand for what each layout holds.
 REPRESENTATIVES = {
     ("transformers", "vit"): [VIT, dict(VIT, qkv_bias=False, representation_size=9)],
@@ -45,6 +46,10 @@ REPRESENTATIVES = {
         dict(VIT, init_values=1.0, reg_tokens=4, no_embed_reg=True, num_classes=0),
         dict(VIT, init_values=1.0, num_classes=0, mlp_layer="swiglu", act_layer="silu"),
     ],
+    ("transformers", "swin"): [SWIN, dict(SWIN, qkv_bias=False, num_classes=0)],
+    ("transformers", "swinv2"): [SECOND, dict(SECOND, qkv_bias=False, num_classes=0)],
+    ("swin", "swin"): [SWIN, SECOND],
+    ("timm", "swin"): [SWIN, SECOND],
     ("deit3", "vit"): [dict(VIT, init_values=1.0, no_embed_class=True)],
     ("timm", "vit"): [
         dict(VIT, init_values=1.0, reg_tokens=4, qk_norm=True, pre_norm=True, fc_norm=True),
@@ -70,7 +75,7 @@ def test_every_layout_is_represented():
 @pytest.mark.parametrize("layout, options", PAIRS)
 def test_tables_are_one_to_one(layout, options):
     """Every parameter once, every tensor once, and as many numbers on either side."""
-    module = VisionTransformer(**options)
+    module = layout.module(**options)
     assert layout.expresses(module)
     leaves = params.by_path(params.shapes_of(module))
     shapes = {path: leaf.shape for path, leaf in leaves.items()}

@@ -108,8 +108,9 @@ def _flat(params: Params) -> dict[str, Any]:
     return traverse_util.flatten_dict(params, sep="/")
 
 
-def _size(module: Any) -> tuple[Any, Any]:
-    return pair(module.img_size), pair(module.patch_size)
+def _size(module: Any) -> tuple[Any, ...]:
+    """What parameters are resized for: image, patch and, in Swin, window."""
+    return pair(module.img_size), pair(module.patch_size), getattr(module, "window_size", None)
 
 
 def _check_announced(what: str, paths: Collection[str], patterns: Sequence[str]) -> None:

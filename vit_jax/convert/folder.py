@@ -176,4 +176,4 @@ def build(class_name: str, hyper_parameters: Mapping[str, Any]) -> PlainModule:
 
 
 def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value

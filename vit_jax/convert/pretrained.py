@@ -22,6 +22,7 @@ from vit_jax.convert.source import Identity, identify, layout_of, open_source
 from vit_jax.errors import UserError
 from vit_jax.models.layers.encoder import stack_blocks, unstack_blocks
 from vit_jax.models.partitioning import PlainModule
+from vit_jax.models.swin import SwinTransformer
 from vit_jax.models.vit import pair
 
 _log = logging.getLogger(__name__)
@@ -215,10 +216,14 @@ def _announced(old: PlainModule, new: PlainModule) -> dict[str, Any]:
     """What overrides say by themselves."""
     said: dict[str, Any] = {}
     if old.num_classes != new.num_classes:
-        heads = ("head/*", "head_dist/*") if old.dist_token else ("head/*",)
+        two = getattr(old, "dist_token", False)
+        heads = ("head/*", "head_dist/*") if two else ("head/*",)
         said["drawn" if new.num_classes else "left_out"] = heads
     resampled = []
-    if old.grid() != new.grid() and old.pos_embed.startswith("learn"):
+    if isinstance(old, SwinTransformer):
+        if old.version == 1 and old.windows() != new.windows():
+            resampled.append("stages_*/rel_pos/table")
+    elif old.grid() != new.grid() and old.pos_embed.startswith("learn"):
         resampled.append("pos_embed/*")
     if pair(old.patch_size) != pair(new.patch_size):
         resampled.append("patch_embed/kernel")

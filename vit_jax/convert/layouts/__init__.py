@@ -3,6 +3,7 @@
 from vit_jax.convert.layouts import (
     npz,
     openai_clip,
+    swin,
     timm,
     transformers_clip,
     transformers_dinov2,
@@ -17,6 +18,7 @@ LAYOUTS: tuple[Layout, ...] = (
     *transformers_clip.LAYOUTS,
     *openai_clip.LAYOUTS,
     *npz.LAYOUTS,
+    *swin.LAYOUTS,
     *timm.LAYOUTS,
 )
 

@@ -1,0 +1,196 @@
+"""Swin Transformers come in from every layout, compute the same, and go out bit for bit."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from tests.models import swin_oracle as oracle
+from vit_jax.convert import folder, pretrained
+from vit_jax.convert.export import export
+from vit_jax.convert.readers import read_tensors
+from vit_jax.errors import UserError
+from vit_jax.models import SwinTransformer, registry
+
+torch, transformers = oracle.torch, oracle.transformers
+timm = oracle.timm
+SIZES = dict(img_size=32, window_size=4, embed_dim=8, depths=(2, 1), num_heads=(2, 4))
+VERSIONS = {1: SIZES, 2: dict(SIZES, pretrained_window_sizes=(3, 2))}
+TIMM = {1: "swin_tiny_patch4_window7_224", 2: "swinv2_tiny_window8_256"}
+TITLES = {1: "Swin", 2: "Swinv2"}
+both_versions = pytest.mark.parametrize("version", VERSIONS)
+
+
+@pytest.fixture(autouse=True)
+def tiny_names(monkeypatch):
+    """Names for files that do not say what they are."""
+    for version, options in VERSIONS.items():
+        spec = registry.ModelSpec(
+            SwinTransformer, dict(options, version=version, num_classes=5), registry.Preprocessing()
+        )
+        monkeypatch.setitem(registry._MODELS, f"tiny_swin{version}", spec)
+
+
+def transformers_folder(path, version, head="ForImageClassification", **options):
+    choices = {**VERSIONS[version], **options}
+    choices["image_size"] = choices.pop("img_size")
+    config = getattr(transformers, f"{TITLES[version]}Config")(**choices, num_labels=5)
+    theirs = oracle.randomize(getattr(transformers, TITLES[version] + head)(config))
+    theirs = oracle.exact(theirs)
+    theirs.save_pretrained(path)
+    return theirs
+
+
+def timm_model(version, **options):
+    options = {**VERSIONS[version], "num_classes": 5, **options}
+    return oracle.exact(oracle.randomize(timm.create_model(TIMM[version], **options))), options
+
+
+def timm_folder(path, version, **options):
+    theirs, options = timm_model(version, **options)
+    kept = {k: v for k, v in options.items() if k != "num_classes"}
+    timm.models.save_for_hf(theirs, path, model_args=kept, safe_serialization=True)
+    return theirs
+
+
+def original_names(state, stages):
+    """timm's names as the authors have them, with the buffers that their files hold."""
+    renamed = {}
+    for name, tensor in state.items():
+        parts = name.replace("head.fc.", "head.").split(".")
+        if "downsample" in parts:
+            parts[1] = str(int(parts[1]) - 1)
+        renamed[".".join(parts)] = tensor
+    renamed["layers.0.blocks.1.attn_mask"] = torch.zeros(4, 16, 16)
+    renamed["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(16, 16).long()
+    renamed["layers.0.blocks.0.attn.relative_coords_table"] = torch.zeros(1, 7, 7, 2)
+    return renamed
+
+
+def check_same(model, theirs, answer):
+    """Float64 logits at the size of the model."""
+    images = np.random.default_rng(1).normal(size=(2, 32, 32, 3))
+    with torch.no_grad():
+        expected = answer(theirs(torch.tensor(images.transpose(0, 3, 1, 2)))).numpy()
+    with jax.enable_x64(True):
+        options = {"xla_backend_optimization_level": 0}
+        run = jax.jit(model.module.apply, compiler_options=options)
+        found = jax.device_get(run({"params": model.params}, images))
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
+
+
+def bits(arrays):
+    leaves = jax.tree.leaves_with_path(arrays)
+    return {
+        jax.tree_util.keystr(path): (str(x.dtype), x.shape, np.asarray(x).tobytes())
+        for path, x in leaves
+    }
+
+
+def check_files_equal(one, other):
+    """Two checkpoints with the same tensors under the same names."""
+    read = [
+        {name: np.asarray(tensor.read()) for name, tensor in read_tensors(path).items()}
+        for path in (one, other)
+    ]
+    assert bits(read[0]) == bits(read[1])
+
+
+load = functools.partial(pretrained.load, param_dtype="source")
+
+
+@both_versions
+def test_transformers_in_and_out(tmp_path, version):
+    theirs = transformers_folder(tmp_path / "in", version)
+    model, _ = load(tmp_path / "in")
+    assert model.module.version == version
+    assert model.module.windows() == ((4, 4), (4, 4))
+    check_same(model, theirs, lambda output: output.logits)
+    export(model, tmp_path / "out", "transformers")
+    check_files_equal(tmp_path / "in", tmp_path / "out")
+    back = type(theirs).from_pretrained(tmp_path / "out", dtype=torch.float64)
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(tensor, back.state_dict()[name]), name
+
+
+@both_versions
+def test_timm_in_and_out(tmp_path, version):
+    theirs = timm_folder(tmp_path / "in", version)
+    model, _ = load(tmp_path / "in")
+    check_same(model, theirs, lambda output: output)
+    export(model, tmp_path / "out", "timm")
+    check_files_equal(tmp_path / "in", tmp_path / "out")
+    back = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert back.layers[0].blocks[0].window_size == (4, 4)
+    for name, tensor in theirs.named_parameters():
+        assert torch.equal(tensor.float(), back.get_parameter(name).float()), name
+
+
+@both_versions
+def test_the_authors_files_come_in(tmp_path, version):
+    """Equal to what timm's own reader of such files makes of them."""
+    theirs, _ = timm_model(version)
+    path = tmp_path / "swin.pth"
+    torch.save({"model": original_names(theirs.state_dict(), 2), "epoch": 3}, path)
+    with pytest.raises(UserError, match=f"does not say which model it is.*tiny_swin{version}"):
+        load(path)
+    model, _ = load(path, f"tiny_swin{version}")
+    check_same(model, theirs, lambda output: output)
+    filtered = timm.models.swin_transformer.checkpoint_filter_fn(torch.load(path), theirs)
+    again = {k: v for k, v in filtered.items() if "relative_coords" not in k}
+    for name, tensor in theirs.named_parameters():
+        assert torch.equal(again[name], tensor), name
+
+
+def test_names_in_memory_and_backbones_come_in(tmp_path):
+    """Transformers 5 renames version 1 in memory; a backbone has no classifier and no prefix."""
+    theirs = transformers_folder(tmp_path / "in", 1, "Model", qkv_bias=False)
+    model, _ = load(tmp_path / "in")
+    assert (model.module.num_classes, model.module.qkv_bias) == (0, False)
+    check_same(model, theirs, lambda output: output.pooler_output)
+    theirs.config.save_pretrained(tmp_path / "memory")
+    torch.save(theirs.state_dict(), tmp_path / "memory" / "pytorch_model.bin")
+    again, _ = load(tmp_path / "memory")
+    assert bits(again.params) == bits(model.params)
+
+
+def test_out_in_our_own_format_and_for_another_window(tmp_path):
+    transformers_folder(tmp_path / "in", 1)
+    model, _ = load(tmp_path / "in", scan=True)
+    folder.save(tmp_path / "own", model)
+    again = folder.read(tmp_path / "own")
+    assert again.module == model.module
+    assert bits(again.params) == bits(model.params)
+    small, report = load(tmp_path / "own", window_size=3, img_size=48, num_classes=2)
+    assert len(report.resampled) == 2  # one scanned table a stage
+    assert report.drawn == ("head/bias", "head/kernel")
+    assert small.params["stages_0"]["blocks"]["attn"]["rel_pos"]["table"].shape == (2, 5, 5, 2)
+
+
+def test_what_a_layout_cannot_say_is_refused(tmp_path):
+    transformers_folder(tmp_path / "in", 1)
+    model, _ = load(tmp_path / "in")
+    for options, format, message in (
+        (dict(window_size=(4, 4)), "transformers", "Transformers has one number for all stages"),
+        (dict(norm_eps=1e-6), "transformers", "norm_eps|layer_norm_eps"),
+        (dict(act_layer="relu"), "timm", "cannot say act_layer='relu'"),
+    ):
+        other = model.__class__(**{**vars(model), "module": model.module.clone(**options)})
+        with pytest.raises(UserError, match=message):
+            export(other, tmp_path / "out", format)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(use_absolute_embeddings=True), "use_absolute_embeddings=true"),
+        (dict(layer_norm_eps=1e-6), "layer_norm_eps=1e-06 .* 1e-5 in others"),
+        (dict(hidden_act="mish"), "hidden_act='mish' in config.json is unknown"),
+    ],
+)
+def test_what_this_library_does_not_have_is_refused(tmp_path, options, message):
+    transformers_folder(tmp_path, 1, **options)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path)
