@@ -10,15 +10,22 @@ from vit_jax.errors import UserError
 
 NAME = "vit_tiny_patch16_224"
 SMALL = dict(img_size=8, patch_size=2, embed_dim=32, depth=2, num_heads=4, num_classes=3)
+SWIN = "swinv2_tiny_window8_256"
+MODELS = {
+    NAME: SMALL,
+    SWIN: {**SMALL, "depths": (1,), "num_heads": (4,), "window_size": 2},
+}
+del MODELS[SWIN]["depth"]
+FIELDS = [(name, field) for name in MODELS for field in models.field_ranges(name)]
 VALUES = ["abc", "", -1.5, 0.5, -1, 0, 1, True, None, float("nan"), (), (0,), (1, 2), [[1]], {}]
 VALUES += [{"a": 1}, ("a", None)]
 
 
-@pytest.mark.parametrize("field", models.field_ranges(NAME))
-def test_any_value_builds_or_is_named(field):
+@pytest.mark.parametrize("name, field", FIELDS)
+def test_any_value_builds_or_is_named(name, field):
     for value in VALUES:
         try:
-            module = vit_jax.create_model(NAME, **{**SMALL, field: value})
+            module = vit_jax.create_model(name, **{**MODELS[name], field: value})
         except UserError as error:
             # Of an image that its patches do not divide the side is named and not the field.
             assert field in str(error) or "image height" in str(error), (field, value)
