@@ -90,3 +90,19 @@ def test_bad_input(model, tmp_path):
     with pytest.raises(UserError, match=r"norm_eps=0\.001"):
         vit_jax.save_pretrained(tmp_path / "new", other, variables, format="timm")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("format", ["vit_jax", "timm"])
+def test_an_output_that_cannot_be_made(model, tmp_path, format, monkeypatch):
+    module, variables = model
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        vit_jax.save_pretrained(tmp_path / "file" / "out", module, variables, format=format)
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(UserError, match="No space left"):
+        vit_jax.save_pretrained(tmp_path / "new" / "out", module, variables, format=format)
+    assert not list((tmp_path / "new").iterdir())

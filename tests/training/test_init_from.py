@@ -105,6 +105,9 @@ def test_another_network_of_the_same_shapes_is_refused(config, tmp_path):
     config.model.norm_eps = 1e-12
     with pytest.raises(UserError, match=r"norm_eps is 1e-06 there, 1e-12 here.*--config\.model"):
         first_state(config, tmp_path)
+    config.init_changes.hyper_parameters = ("norm_eps", "act_layer")
+    with pytest.raises(UserError, match=r"\['act_layer'\], in which .* do not differ"):
+        first_state(config, tmp_path)
     config.init_changes.hyper_parameters = ("norm_eps",)
     first_state(config, tmp_path)
 

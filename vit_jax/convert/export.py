@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vit_jax.convert import own, params
-from vit_jax.convert.folder import Model, check_free
+from vit_jax.convert.folder import Model, check_free, whole
 from vit_jax.convert.layouts import LAYOUTS, Layout, Source
 from vit_jax.convert.layouts.base import Json, check_expressed
 from vit_jax.convert.mapping import outward
@@ -61,13 +61,13 @@ def export(
     layouts = LAYOUTS if mapping is None else (own.writing_layout(mapping, model.module),)
     layout, table, files = choose_layout(model, format, layouts)
     tensors = outward(params.by_path(model.params), table)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    if format == "npz":
-        write_npz(folder / "model.npz", tensors)
-    else:
-        write_sharded_safetensors(folder, tensors, MAX_SHARD_BYTES, WEIGHTS)
+    with whole(folder) as beside:
+        for name, content in files.items():
+            (beside / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        if format == "npz":
+            write_npz(beside / "model.npz", tensors)
+        else:
+            write_sharded_safetensors(beside, tensors, MAX_SHARD_BYTES, WEIGHTS)
     return layout
 
 

@@ -4,13 +4,14 @@ model.json   module, hyper-parameters, preprocessing, where the weights came fro
 params/      the parameters, written by Orbax
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +66,31 @@ def save(folder: str | os.PathLike[str], model: Model) -> None:
     """
     folder = Path(os.path.abspath(folder))
     check_free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with whole(folder) as beside:
         text = json.dumps(describe(model), indent=2) + "\n"
         (beside / DESCRIPTION).write_text(text, encoding="utf-8")
         _write(beside / PARAMS, model.params)
+
+
+@contextlib.contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """Yields a new folder that becomes `folder` at the end; nothing is left if writing fails.
+
+    Raises:
+        UserError: the system refuses to write.
+    """
+    beside = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        yield beside
         os.chmod(beside, 0o755)
         os.replace(beside, folder)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error}") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def _write(folder: Path, params: Mapping[str, Any]) -> None:

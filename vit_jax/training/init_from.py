@@ -77,8 +77,15 @@ def _check_same_network(config: ConfigDict, old: PlainModule, new: PlainModule) 
             f"{config.init_from} holds a {type(old).__name__}, config.model a {type(new).__name__}"
         )
     announced = config.init_changes.hyper_parameters
-    fields = {f.name for f in dataclasses.fields(new)} - SIZES - set(announced)
+    fields = {f.name for f in dataclasses.fields(new)} - SIZES
     found = differing(old, new, sorted(fields))
+    idle = [name for name in announced if name not in found]
+    if idle:
+        raise UserError(
+            f"config.init_changes.hyper_parameters names {idle}, in which {config.init_from} and "
+            "config.model do not differ; take it out"
+        )
+    found = {name: pair for name, pair in found.items() if name not in announced}
     if found:
         text = "; ".join(f"{k} is {a!r} there, {b!r} here" for k, (a, b) in found.items())
         settings = " ".join(f"--config.model.{k}={a}" for k, (a, _) in found.items())

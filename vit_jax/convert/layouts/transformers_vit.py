@@ -20,6 +20,7 @@ from vit_jax.convert.layouts.transformers_files import (
     write_preprocessing,
 )
 from vit_jax.convert.rules import Ignored, Table
+from vit_jax.errors import UserError
 from vit_jax.models.registry import Preprocessing
 from vit_jax.models.vit import VisionTransformer
 
@@ -94,6 +95,11 @@ def _read(kind: str, source: Source) -> tuple[dict[str, Any], bool]:
     head = "cls_classifier.weight" if two_heads else "classifier.weight"
     found["num_classes"] = tensors[head].shape[0] if head in tensors else 0
     if "pooler.dense.weight" in tensors:
+        if config.get("pooler_act", "tanh") != "tanh":
+            raise UserError(
+                f"pooler_act={config['pooler_act']!r} in config.json: this library's pre-logits "
+                "layer has 'tanh'"
+            )
         found["representation_size"] = tensors["pooler.dense.weight"].shape[0]
     return found, True
 
