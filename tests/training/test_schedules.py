@@ -145,6 +145,17 @@ def test_impossible_settings_are_refused(message, config):
         schedule(**config)
 
 
+def test_float64_where_jax_has_it():
+    """A rate that was rounded to float32 moves parameters by more than float64 should."""
+    with jax.enable_x64(True):
+        linear = schedule(name="linear", warmup_steps=7)
+        for step in (0, 3, 7, 50):
+            expected = step / 7 if step <= 7 else 1 - (step - 7) / (TOTAL - 7)
+            found = linear(jnp.asarray(step, jnp.int32))
+            assert found.dtype == jnp.float64
+            assert abs(float(found) - PEAK * expected) <= 1e-15
+
+
 def test_duration():
     assert duration("eval", None, None, 10) is None
     assert duration("eval", 0, None, 10) == 0

@@ -30,7 +30,10 @@ def import_library(name: str, purpose: str) -> ModuleType:
             _import_torchvision(torch)
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"{purpose} needs {name} ({error}): pip install vit_jax[torch]") from error
+        missing = error.name or name
+        raise UserError(
+            f"{purpose} needs {missing} ({error}): pip install vit_jax[torch]"
+        ) from error
 
 
 def _import_torchvision(torch: ModuleType) -> None:

@@ -126,9 +126,11 @@ def make_schedule(
         pieces.insert(0, optax.linear_schedule(start, peak, warmup))
         boundaries.append(warmup)
     if cooldown:
-        pieces.append(optax.linear_schedule(float(body(body_steps)), final, cooldown))
+        pieces.append(optax.linear_schedule(float(body(float(body_steps))), final, cooldown))
         boundaries.append(total_steps - cooldown)
-    return optax.join_schedules(pieces, boundaries)
+    joined = optax.join_schedules(pieces, boundaries)
+    # JAX divides whole numbers in float32 even under jax_enable_x64: made wide before.
+    return lambda step: joined(jnp.asarray(step, jax.dtypes.canonicalize_dtype(jnp.float64)))
 
 
 def lengths(config: Any, total_steps: int, steps_per_epoch: float) -> tuple[int, int]:
