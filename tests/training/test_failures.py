@@ -1,8 +1,11 @@
 """Two processes of which one fails alone: both end, soon, and the first says why.
 
-The other one notices when its connections with the first break, or when heartbeats are missed.
-Without that it would wait for ten minutes in the middle of a step, or for twenty before a
-checkpoint.
+The other one notices when its connections with the first break. Without that it would wait for ten
+minutes in the middle of a step, or for twenty before a checkpoint.
+
+With one device each: of several, one may wait for another of the same process, and then it is the
+first one's heartbeats that are missed, after 100 seconds. (Not where process 0 fails: it listens
+to the heartbeats.)
 """
 
 import resource
@@ -13,10 +16,9 @@ from PIL import Image
 
 from tests.training import processes
 from vit_jax.data.pipeline import epoch_order
-from vit_jax.training.distributed import HEARTBEAT_TIMEOUT
 
 pytestmark = pytest.mark.slow
-SOON = HEARTBEAT_TIMEOUT + 20  # seconds, on a busy machine; it may be less than one
+SOON = 60  # seconds, on a busy machine; less than one was measured on an idle one
 BATCH, PICTURES = 8, 64
 OPTIONS = [
     f"data.batch_size={BATCH}",
@@ -52,7 +54,7 @@ def start_script(workdir, *overrides, **options):
 
 def start_two(start, folder):
     return processes.start_two(
-        start, folder.parent / "run", f"data.source=folder:{folder}", *OPTIONS, devices=2
+        start, folder.parent / "run", f"data.source=folder:{folder}", *OPTIONS, devices=1
     )
 
 

@@ -1,11 +1,12 @@
 """Several processes that train one model, on several hosts or on one.
 
 What one of them does, all do: where one fails alone (a file that cannot be decoded, a disk that is
-full), the others wait for it in the middle of a step. They come free when it is gone: its
-connections break, or its heartbeats are missed, and they fail as well. But at an ordinary exit of
-Python it is not gone: JAX waits there, five minutes long, for the others. So `initialize` sees to
-it that an exception that nothing catches ends the process at once. A script that does catch it has
-to end with `leave`.
+full), the others wait for it in the middle of a step. They come free when it is gone: connections
+with it break, at once, or JAX misses its heartbeats, after 100 seconds, and they fail as well. (On
+a starved machine heartbeats are late by more than 40, so JAX's limit stays.) But at an ordinary
+exit of Python it is not gone: JAX waits there, five minutes long, for the others. So `initialize`
+sees to it that an exception that nothing catches ends the process at once. A script that does catch
+it has to end with `leave`.
 """
 
 import dataclasses
@@ -20,10 +21,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vit_jax.errors import UserError
-
-# Seconds without a sign of life after which a process counts as gone, and the others are ended.
-# JAX's own 100 are long for a pod that stands still; the thread that sends them needs no lock.
-HEARTBEAT_TIMEOUT = 40
 
 
 def initialize(config: Mapping[str, Any]) -> None:
@@ -55,7 +52,7 @@ def _connect(manual: Mapping[str, Any], auto: bool) -> None:
     _prepare_cpu_collectives()
     jax.config.update("jax_enable_preemption_service", False)  # `preemption` does without
     where = () if auto else tuple(manual.values())
-    jax.distributed.initialize(*where, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT)
+    jax.distributed.initialize(*where)
 
 
 def _prepare_cpu_collectives() -> None:
