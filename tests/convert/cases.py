@@ -63,6 +63,9 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 
+TINY["tiny_pre_logits"] = dict(OURS, img_size=SQUARE, act_layer="gelu_tanh", representation_size=96)
+
+
 @pytest.fixture(autouse=True)
 def tiny_names(monkeypatch):
     for name, options in TINY.items():
@@ -619,6 +622,35 @@ CASES.update(
 )
 
 
+class PreLogits(nn.Module):
+    """timm's model without a head, then the two layers that ImageNet-21k checkpoints have."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+        self.pre_logits = nn.ModuleDict({"fc": nn.Linear(WIDTH, 96)})
+        self.head = nn.Linear(96, CLASSES)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.pre_logits["fc"](self.backbone(x))))
+
+
+@case
+def augreg_pre_logits(folder: Path, dtype: torch.dtype) -> Built:
+    """The original ViT's file, with a tanh layer before the head; timm reads the rest."""
+    shapes = {**augreg_shapes(SQUARE_TOKENS), **patch_shapes(3, PATCH)}
+    layers = {"pre_logits": (WIDTH, 96), "head": (96, CLASSES)}
+    for name, shape in layers.items():
+        shapes |= {f"{name}/kernel": shape, f"{name}/bias": shape[1:]}
+    built = google(shapes, "", PLAIN, dict(SQUARE_TOWER))(folder, dtype)
+    theirs = PreLogits(built.theirs)
+    arrays = np.load(folder / "float32.npz")
+    for name, layer in (("pre_logits", theirs.pre_logits["fc"]), ("head", theirs.head)):
+        layer.weight.data = torch.from_numpy(arrays[f"{name}/kernel"].T.copy())
+        layer.bias.data = torch.from_numpy(arrays[f"{name}/bias"])
+    return Built(folder / "model.npz", theirs, "pre_logits")
+
+
 # OpenAI's CLIP, rewritten from section 2.4 of the paper and its model.py
 
 
@@ -779,6 +811,7 @@ HELD = {
         "clip_vision_prefixed",
         "siglip_vision_headless",
     ],
+    ("npz",): ["augreg_pre_logits"],
     ("timm", "npz"): [
         "timm_hybrid",
         "augreg_hybrid",

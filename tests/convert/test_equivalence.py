@@ -82,3 +82,27 @@ def test_timm_reads_registers_as_well(built):
     theirs.double().load_state_dict(rename(stored, theirs))
     report = compare(model, timm.wrap(theirs, None), source=case.path.name)
     assert report.ok, report.table()
+
+
+# Patches that do not cover the image: 20 pixels, patches of 8.
+UNCOVERED = {
+    "transformers": cases.saved(
+        cases.hugging_face(
+            "SiglipVisionModel", "SiglipVisionConfig", **{**cases.SIGLIP_VISION, "image_size": 20}
+        )
+    ),
+    "timm": cases.published("vit_so400m_patch14_siglip_384", img_size=20, num_classes=0),
+}
+
+
+@pytest.mark.parametrize("library", UNCOVERED)
+def test_patches_that_do_not_cover_the_image(tmp_path, library):
+    """SigLIP's model of 384 pixels with patches of 14; the rest of the image is never looked at."""
+    built = UNCOVERED[library](tmp_path, cases.torch.float32)
+    with pytest.warns(UserWarning, match=r"patches of 8 do not divide images of 20.*\(16, 16\)"):
+        model, _ = pretrained.load(built.path, param_dtype="source")
+    assert model.module.img_size == 16
+    oracle = oracle_of(built, model)
+    assert oracle.rest == (4, 4)
+    report = compare(model, oracle)
+    assert report.ok, report.table()

@@ -25,7 +25,10 @@ SWIN = dict(img_size=32, window_size=4, embed_dim=8, depths=(2, 1), num_heads=(2
 SECOND = dict(SWIN, version=2, pretrained_window_sizes=(3, 2))
 # Modules that stand for what each layout holds.
 REPRESENTATIVES = {
-    ("transformers", "vit"): [VIT, dict(VIT, qkv_bias=False, representation_size=9)],
+    ("transformers", "vit"): [
+        VIT,
+        dict(VIT, qkv_bias=False, representation_size=9, num_classes=0),
+    ],
     ("transformers", "deit"): [dict(VIT, dist_token=True), dict(VIT, reg_tokens=1)],
     ("transformers", "dinov2"): [
         dict(VIT, init_values=1.0),

@@ -1,6 +1,7 @@
 """What a layout is: one way in which a family's weights lie on disks."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,27 @@ def square(size: tuple[int, int] | int) -> int | tuple[int, int]:
         return size
     height, width = size
     return height if height == width else (height, width)
+
+
+def whole_patches(img_size: Any, patch_size: Any) -> Any:
+    """The part of an image that its patches cover, in pixels.
+
+    Other libraries take images that patches do not divide, and never look at the rest on the right
+    and at the bottom; the best known is SigLIP's of 384 pixels with patches of 14.
+
+    Warns:
+        UserWarning: it is not the whole image; says what to do.
+    """
+    sizes = list(zip(pair(img_size), pair(patch_size)))
+    covered = tuple(side // patch * patch for side, patch in sizes)
+    if covered != pair(img_size):
+        warnings.warn(
+            f"patches of {patch_size} do not divide images of {img_size}: the model is built for "
+            f"{covered}, which is what it looks at. For the very same numbers resize pictures to "
+            f"{img_size} and cut off the rest on the right and at the bottom",
+            stacklevel=2,
+        )
+    return square(covered)
 
 
 def differing(

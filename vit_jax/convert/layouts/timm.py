@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.convert.layouts.base import Json, Layout, Source, square, width_ratio
+from vit_jax.convert.layouts.base import Json, Layout, Source, square, whole_patches, width_ratio
 from vit_jax.convert.layouts.plain import Names, plain_table
 from vit_jax.convert.rules import Constant, Ignored, Table, prefixed
 from vit_jax.errors import UserError
@@ -53,6 +53,11 @@ NORMS = {
     "rmsnorm": dict(norm_layer="rmsnorm"),
 }
 POOLS = {"": "none"}
+# Names whose patches do not divide the image: our name for the model, and timm's size.
+UNCOVERED = {
+    "vit_so400m_patch14_siglip_384": ("vit_so400m_patch14_siglip_378", {"img_size": 384}),
+    "vit_so400m_patch14_siglip_gap_384": ("vit_so400m_patch14_siglip_gap_378", {"img_size": 384}),
+}
 BACKBONE = "backbone."
 Pair = tuple[str, str]
 
@@ -186,8 +191,9 @@ def _read_timm(source: Source) -> tuple[dict[str, Any], bool]:
         return measure(source), False
     config = source.config
     name = str(config["architecture"]).split(".")[0]
+    name, uncovered = UNCOVERED.get(name, (name, {}))
     spec = registry.model_spec(name)
-    arguments = dict(config.get("model_args") or {})
+    arguments = {**uncovered, **(config.get("model_args") or {})}
     for key in ("num_classes", "global_pool"):
         if key in config:
             arguments[key] = config[key]
@@ -212,6 +218,8 @@ def _read_timm(source: Source) -> tuple[dict[str, Any], bool]:
     found.update(
         {size: square(found[size]) for size in ("img_size", "patch_size") if size in found}
     )
+    if found.get("resnet_layers") is None and "img_size" in found:
+        found["img_size"] = whole_patches(found["img_size"], found.get("patch_size", 16))
     # What timm derives from other arguments.
     found["patch_bias"] = not found.get("pre_norm", False)
     if not found.get("parallel_block", False):

@@ -7,7 +7,7 @@ tower (`CLIPModel`, `SiglipModel`), whose tensors are left where they are.
 import functools
 from typing import Any
 
-from vit_jax.convert.layouts.base import Json, Layout, Source
+from vit_jax.convert.layouts.base import Json, Layout, Source, whole_patches
 from vit_jax.convert.layouts.plain import Names, plain_table
 from vit_jax.convert.layouts.transformers_files import (
     read_common,
@@ -105,6 +105,7 @@ def _read(kind: str, source: Source) -> tuple[dict[str, Any], bool]:
             "read; load the tower that it was made from"
         )
     found = read_common(config, {})
+    found["img_size"] = whole_patches(found["img_size"], found["patch_size"])
     if kind == "clip":
         projection = tensors.get("visual_projection.weight")
         found.update(patch_bias=False, pre_norm=True, head_bias=False)

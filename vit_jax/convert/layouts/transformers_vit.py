@@ -124,6 +124,8 @@ def _write_files(kind: str, module: VisionTransformer, prep: Preprocessing) -> d
         "qkv_bias": module.qkv_bias,
     }
     if module.representation_size is not None:
+        if module.num_classes:
+            raise UserError("Transformers' classifiers have no layer like representation_size")
         config.update(pooler_act="tanh", pooler_output_size=module.representation_size)
     if module.num_classes:
         config.update(labels(module.num_classes))

@@ -29,6 +29,13 @@ def in_memory(array: np.ndarray) -> LazyTensor:
     return LazyTensor(array.shape, array.dtype, lambda: array)
 
 
+def uncovered(img_size: int | Sequence[int], patch_size: int | Sequence[int]) -> tuple[int, int]:
+    """Rows and columns of an image that its patches do not cover."""
+    sizes = [2 * [x] if isinstance(x, int) else list(x) for x in (img_size, patch_size)]
+    down, right = (side % patch for side, patch in zip(*sizes))
+    return down, right
+
+
 @dataclasses.dataclass(frozen=True)
 class Oracle:
     """An independent implementation with weights in it.
@@ -42,6 +49,7 @@ class Oracle:
         output: from images `(b, c, h, w)` to what our module returns.
         layout: says how its stored parameters and ours correspond.
         named: a tensor for each of its parameters, under the names that the layout knows.
+        rest: rows and columns of its images that its patches do not cover; ours lack them.
     """
 
     name: str
@@ -52,6 +60,7 @@ class Oracle:
     output: Callable[["torch.Tensor"], "torch.Tensor"]
     layout: Layout
     named: Callable[[Tensors], Source] = as_source
+    rest: tuple[int, int] = (0, 0)
 
     def states(self, images: np.ndarray, dtype: str) -> States:
         """Hidden states by place, in order: "embedding", "blocks.0", ..., "norm", "output".
@@ -103,7 +112,9 @@ class Oracle:
         hooks = self._watch(seen)
         self.module.to(getattr(torch, dtype))
         try:
-            planes = np.ascontiguousarray(images.astype(dtype).transpose(0, 3, 1, 2))
+            planes = images.astype(dtype).transpose(0, 3, 1, 2)
+            down, right = self.rest
+            planes = np.pad(planes, [(0, 0), (0, 0), (0, down), (0, right)])
             output = self.output(torch.from_numpy(planes))
         finally:
             for hook in hooks:

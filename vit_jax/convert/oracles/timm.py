@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vit_jax.convert.export import choose_layout
 from vit_jax.convert.folder import Model
 from vit_jax.convert.layouts import Layout
-from vit_jax.convert.oracles.oracle import Oracle
+from vit_jax.convert.oracles.oracle import Oracle, uncovered
 from vit_jax.convert.readers import read_tensors
 from vit_jax.convert.source import Identity
 from vit_jax.convert.torch_libraries import import_library
@@ -130,4 +130,5 @@ def wrap(theirs: "torch.nn.Module", layout: Layout, how: str = "given in memory"
         norm=theirs.norm,
         output=theirs,
         layout=layout,
+        rest=uncovered(theirs.patch_embed.img_size, theirs.patch_embed.patch_size),
     )

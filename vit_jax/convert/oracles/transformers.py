@@ -10,7 +10,7 @@ import numpy as np
 
 from vit_jax.convert.errors import listed
 from vit_jax.convert.layouts import Layout, Source
-from vit_jax.convert.oracles.oracle import Oracle, Tensors, in_memory
+from vit_jax.convert.oracles.oracle import Oracle, Tensors, in_memory, uncovered
 from vit_jax.convert.readers import read_tensors
 from vit_jax.convert.torch_libraries import import_library
 from vit_jax.errors import UserError
@@ -110,6 +110,7 @@ def wrap(theirs: Any, ours: PlainModule, layout: Layout, how: str = "given in me
         output=output,
         layout=layout,
         named=named,
+        rest=uncovered(backbone.config.image_size, backbone.config.patch_size),
     )
 
 
