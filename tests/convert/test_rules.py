@@ -1,9 +1,10 @@
 """The language of mapping tables: every rule is a bijection between sources and targets."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
-from vit_jax.convert.mapping import expected_shapes, fill, outward
+from vit_jax.convert.mapping import MismatchError, expected_shapes, fill, outward
 from vit_jax.convert.rules import (
     Axes,
     Constant,
@@ -15,8 +16,10 @@ from vit_jax.convert.rules import (
     same,
     stacked,
 )
-from vit_jax.convert.tensors import LazyTensor
+from vit_jax.convert.tensors import FLOATS, LazyTensor
 from vit_jax.errors import UserError
+
+FLOAT8 = (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)
 
 
 def lazy(array):
@@ -152,6 +155,36 @@ def test_constants_are_checked_written_and_not_kept():
         fill({k: lazy(v) for k, v in {**given, "mask": np.zeros(3)}.items()}, table, leaves)
     with pytest.raises(UserError, match=r"missing \(1\): counter"):
         fill({k: lazy(v) for k, v in given.items() if k != "counter"}, table, leaves)
+
+
+@pytest.mark.parametrize("rule", ["same", "stacked", "joined"])
+@pytest.mark.parametrize(
+    "dtype",
+    [np.int8, np.int64, np.uint8, np.bool_, np.complex64, *FLOAT8],
+    ids=lambda x: x.__name__,
+)
+def test_what_is_no_floating_point_parameter_is_never_cast(dtype, rule):
+    """Whatever its name; a tensor beside the parameters may be anything."""
+    rules = {
+        "same": same("gamma", "x"),
+        "stacked": stacked(["gamma", "b"], "x", "k d -> k d"),
+        "joined": joined("gamma", {"x": "d -> d", "y": "d -> d"}),
+    }
+    shapes = {"x": (2, 2) if rule == "stacked" else (2,)}
+    shapes |= {"y": (2,)} if rule == "joined" else {}
+    size = 4 if rule == "joined" else 2
+    given = {"gamma": np.ones(size).astype(dtype), "b": np.ones(2), "index": np.ones(2, dtype)}
+    table = Table((rules[rule],), ignored=(Ignored("index", "counts"), Ignored("b", "unused")))
+    leaves = {path: np.zeros(shape) for path, shape in shapes.items()}
+    with pytest.raises(MismatchError) as error:
+        fill({name: lazy(array) for name, array in given.items()}, table, leaves)
+    assert f"gamma is {np.dtype(dtype).name}" in str(error.value)
+    assert "float16, bfloat16, float32, float64" in str(error.value)
+    assert "load the floating-point weights that they were made from" in str(error.value)
+    assert not any(leaf.any() for leaf in leaves.values())
+    for kind in FLOATS:
+        given["gamma"] = np.ones(size).astype(np.dtype(kind))
+        fill({name: lazy(array) for name, array in given.items()}, table, leaves)
 
 
 def test_prefixes():

@@ -1,20 +1,22 @@
 """Runs a mapping table: tensors of a file into parameters, and parameters into tensors of a file.
 
 Nothing is passed over. Before the first number moves, every tensor of the file is in a rule or on
-the list of those not needed, every parameter is filled exactly once, and every shape is right.
+the list of those not needed, every parameter is filled exactly once, every shape is right, and
+no parameter is stored in a dtype that would have to be scaled.
 """
 
+import dataclasses
 import functools
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 import tqdm
 
 from vit_jax.convert.rules import Axes, Rule, Shape, Table
-from vit_jax.convert.tensors import LazyTensor
+from vit_jax.convert.tensors import FLOATS, LazyTensor
 from vit_jax.errors import UserError
 
 SHOWN = 5  # of each kind of disagreement, how many an error lists
@@ -80,31 +82,85 @@ def _source_shapes(rule: Rule, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     return {rule.sources[0]: (sum(part.source[0] for part in axes), *first[1:])}
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The tensors of a file beside those that a table expects.
+
+    Attributes:
+        matching: how many have the name, the shape and a dtype that the model expects.
+        given: how many the file has.
+        expected: how many the model has.
+        dtypes: parameters that are stored in none of `tensors.FLOATS`, "NAME is DTYPE".
+        shapes: those of another shape, "NAME is SHAPE, expected SHAPE".
+        missing: names that the file lacks.
+        strange: names that the model has no place for.
+    """
+
+    matching: int
+    given: int
+    expected: int
+    dtypes: tuple[str, ...]
+    shapes: tuple[str, ...]
+    missing: tuple[str, ...]
+    strange: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing differs."""
+        return not (self.dtypes or self.shapes or self.missing or self.strange)
+
+    def __str__(self) -> str:
+        differences = (
+            ("other shapes", self.shapes),
+            (f"parameters are in one of {', '.join(FLOATS)}, these are not", self.dtypes),
+            ("missing", self.missing),
+            ("not the model's", self.strange),
+        )
+        lines = [f"{self.matching} of {self.given} tensors match the model's {self.expected}"]
+        lines += [f"{what} ({len(x)}): {_few(x)}" for what, x in differences if x]
+        if self.dtypes:
+            lines.append("load the floating-point weights that they were made from")
+        return "\n  ".join(lines)
+
+
+def compare(
+    tensors: Mapping[str, LazyTensor], table: Table, shapes: Mapping[str, Shape]
+) -> Comparison:
+    """How the tensors of a file and those that a table expects differ; none is read.
+
+    Args:
+        tensors: of a file.
+        table: of a layout and a module.
+        shapes: of the module's parameters, by path.
+
+    Raises:
+        UserError: see `expected_shapes`.
+    """
+    expected = expected_shapes(table, shapes)
+    optional = {constant.source for constant in table.constants if not constant.required}
+    parameters = {name for rule in table.rules for name in rule.sources}
+    there = {name: tensors[name] for name in expected if name in tensors}
+    wrong = [name for name, x in there.items() if x.shape != expected[name]]
+    other = [name for name, x in there.items() if name in parameters and not x.is_float]
+    return Comparison(
+        matching=len(there.keys() - {*wrong, *other}),
+        given=len(tensors),
+        expected=len(expected),
+        dtypes=tuple(f"{name} is {there[name].dtype}" for name in other),
+        shapes=tuple(f"{x} is {there[x].shape}, expected {expected[x]}" for x in wrong),
+        missing=tuple(x for x in expected if x not in tensors and x not in optional),
+        strange=tuple(x for x in tensors if x not in expected and not table.ignores(x)),
+    )
+
+
 def check_tensors(
     tensors: Mapping[str, LazyTensor], table: Table, shapes: Mapping[str, Shape]
 ) -> None:
     """Raises `MismatchError` unless the tensors are exactly those that the table expects."""
-    expected = expected_shapes(table, shapes)
-    optional = {constant.source for constant in table.constants if not constant.required}
-    missing = [name for name in expected if name not in tensors and name not in optional]
-    strange = [name for name in tensors if name not in expected and not table.ignores(name)]
-    shared = [name for name in expected if name in tensors]
-    wrong = [
-        f"{name} is {tensors[name].shape}, expected {expected[name]}"
-        for name in shared
-        if tensors[name].shape != expected[name]
-    ]
-    if not (missing or strange or wrong):
-        return _check_constants(tensors, table)
-    matching = len(shared) - len(wrong)
-    lines = [f"{matching} of {len(tensors)} tensors match the model's {len(expected)}"]
-    if wrong:
-        lines.append(f"other shapes ({len(wrong)}): {_few(wrong)}")
-    if missing:
-        lines.append(f"missing ({len(missing)}): {_few(missing)}")
-    if strange:
-        lines.append(f"not the model's ({len(strange)}): {_few(strange)}")
-    raise MismatchError("\n  ".join(lines), matching)
+    found = compare(tensors, table, shapes)
+    if not found.ok:
+        raise MismatchError(str(found), found.matching)
+    _check_constants(tensors, table)
 
 
 def _check_constants(tensors: Mapping[str, LazyTensor], table: Table) -> None:
@@ -199,6 +255,6 @@ def _source(rule: Rule, index: int, leaves: Mapping[str, Any]) -> np.ndarray:
     return parts[0][index] if rule.kind == "stacked" else parts[0]
 
 
-def _few(names: list[str]) -> str:
+def _few(names: Sequence[str]) -> str:
     more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+# Dtypes in which parameters are stored. Others would have to be scaled, or were never parameters.
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
 
 @dataclasses.dataclass(frozen=True)
 class LazyTensor:
@@ -21,6 +24,11 @@ class LazyTensor:
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether parameters may be stored so; see `FLOATS`."""
+        return self.dtype.name in FLOATS
 
     @property
     def nbytes(self) -> int:

@@ -111,11 +111,14 @@ def _check_whole(path: Path) -> None:
 
 
 def _check_not_quantised(tensors: dict[str, LazyTensor], path: Path) -> None:
-    """Refuses weights that are integers, as bitsandbytes, GPTQ and others store them."""
+    """Refuses weights as bitsandbytes, GPTQ and others store them, whatever the layout.
+
+    What a mapping table takes as a parameter is checked there, by whatever name it has.
+    """
     quantised = [
         name
         for name, x in tensors.items()
-        if name.endswith(("weight", "kernel")) and x.dtype.kind in "iu"
+        if name.endswith(("weight", "kernel")) and not x.is_float
     ]
     if quantised:
         cause = (
