@@ -1,5 +1,6 @@
 """Swin Transformers come in from every layout, compute the same, and go out bit for bit."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 
 from tests.models import swin_oracle as oracle
-from vit_jax.convert import folder, pretrained
+from vit_jax.convert import folder, params, pretrained
 from vit_jax.convert.export import export
+from vit_jax.convert.oracles.swin import with_exact_offsets
 from vit_jax.convert.readers import read_tensors
+from vit_jax.convert.validate import validate
 from vit_jax.errors import UserError
 from vit_jax.models import SwinTransformer, registry
 
@@ -54,7 +57,7 @@ def timm_folder(path, version, **options):
     return theirs
 
 
-def original_names(state, stages):
+def original_names(state, version):
     """timm's names as the authors have them, with the buffers that their files hold."""
     renamed = {}
     for name, tensor in state.items():
@@ -64,7 +67,8 @@ def original_names(state, stages):
         renamed[".".join(parts)] = tensor
     renamed["layers.0.blocks.1.attn_mask"] = torch.zeros(4, 16, 16)
     renamed["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(16, 16).long()
-    renamed["layers.0.blocks.0.attn.relative_coords_table"] = torch.zeros(1, 7, 7, 2)
+    if version == 2:
+        renamed["layers.0.blocks.0.attn.relative_coords_table"] = torch.zeros(1, 7, 7, 2)
     return renamed
 
 
@@ -133,7 +137,7 @@ def test_the_authors_files_come_in(tmp_path, version):
     """Equal to what timm's own reader of such files makes of them."""
     theirs, _ = timm_model(version)
     path = tmp_path / "swin.pth"
-    torch.save({"model": original_names(theirs.state_dict(), 2), "epoch": 3}, path)
+    torch.save({"model": original_names(theirs.state_dict(), version), "epoch": 3}, path)
     with pytest.raises(UserError, match=f"does not say which model it is.*tiny_swin{version}"):
         load(path)
     model, _ = load(path, f"tiny_swin{version}")
@@ -194,3 +198,79 @@ def test_what_this_library_does_not_have_is_refused(tmp_path, options, message):
     transformers_folder(tmp_path, 1, **options)
     with pytest.raises(UserError, match=message):
         load(tmp_path)
+
+
+# Against the libraries, by `validate`.
+
+
+def authors_file(path, version):
+    theirs, _ = timm_model(version)
+    torch.save({"model": original_names(theirs.state_dict(), version)}, path / "swin.pth")
+
+
+READ_BY = {
+    "timm": (timm_folder, "", "timm from the same folder"),
+    "transformers": (transformers_folder, "", "Transformers from the same folder"),
+    "authors": (authors_file, "swin.pth", "timm from the same file"),
+}
+
+
+@both_versions
+@pytest.mark.parametrize("source", READ_BY)
+def test_validate_states_and_gradients(tmp_path, version, source):
+    write, file, how = READ_BY[source]
+    write(tmp_path, version)
+    name = f"tiny_swin{version}" if file else None
+    report = validate(tmp_path / file, name, gradients=True)
+    assert report.ok, report.table()
+    assert report.how == f"read by {how}"
+    places = [row.place for row in report.states]
+    assert places == ["embedding", "blocks.0", "blocks.1", "blocks.2", "norm", "output"]
+    model, _ = load(tmp_path / file, name)
+    assert {row.place for row in report.gradients} == set(params.by_path(model.params))
+    rounded = [row for row in report.gradients if row.max_rel > 0]
+    assert len(rounded) > len(report.gradients) / 2  # nothing is compared with itself
+
+
+def test_validate_without_a_head(tmp_path):
+    transformers_folder(tmp_path / "hf", 1, "Model")
+    timm_folder(tmp_path / "timm", 1, num_classes=0)
+    for name in ("hf", "timm"):
+        report = validate(tmp_path / name)
+        assert report.ok, report.table()
+        assert report.how.startswith("read by")
+
+
+@both_versions
+def test_validate_against_the_other_library(tmp_path, version):
+    timm_folder(tmp_path, version, global_pool="avg")
+    report = validate(tmp_path, against="transformers")
+    assert report.ok, report.table()
+    assert "Transformers" in report.oracle and "own export" in report.how
+
+
+@pytest.mark.parametrize(
+    "version, change, place",
+    [
+        (1, dict(act_layer="gelu_tanh"), "blocks.0"),
+        (1, dict(norm_eps=1e-6), "embedding"),
+        (2, dict(pretrained_window_sizes=(3, 3)), "blocks.2"),
+    ],
+)
+def test_validate_names_the_first_place(tmp_path, monkeypatch, version, change, place):
+    transformers_folder(tmp_path, version)
+    read = pretrained.read
+
+    def mistaken(*args, **options):
+        model = read(*args, **options)
+        return dataclasses.replace(model, module=model.module.clone(**change))
+
+    monkeypatch.setattr(pretrained, "read", mistaken)
+    assert validate(tmp_path).first_difference == place
+
+
+def test_offsets_that_are_not_the_papers(tmp_path):
+    theirs, _ = timm_model(2)
+    theirs.layers[0].blocks[1].attn.relative_coords_table[0, 0, 0, 0] += 1e-3
+    with pytest.raises(UserError, match=r"layers\.0\.blocks\.1\.attn .* other offsets"):
+        with_exact_offsets(theirs)

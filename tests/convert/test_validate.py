@@ -15,6 +15,7 @@ from tests.convert.cases import tiny_names  # noqa: F401 - a fixture that runs b
 from tests.docs import markdown
 from vit_jax.cli import main as cli
 from vit_jax.convert import convert, pretrained
+from vit_jax.convert import validate as validate_module
 from vit_jax.convert.report import Difference, Report
 from vit_jax.convert.validate import validate
 from vit_jax.errors import UserError
@@ -144,6 +145,42 @@ def test_a_gradient_alone_may_differ():
     assert all(line.endswith("outside") for line in shown)
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("side", ["ours", "theirs", "both"])
+def test_a_number_that_is_none_is_outside_the_limits(wrong, side):
+    """In a state, in a gradient, and where both have it in the same place."""
+    right, broken = np.ones((2, 3)), np.array([[1, 1, 1], [1, wrong, 1]])
+    ours = right if side == "theirs" else broken
+    theirs = right if side == "ours" else broken
+    row = validate_module._difference("output", ours, theirs, 1e-10)
+    [gradient] = validate_module._gradient_rows({"head/bias": ours}, {"head/bias": theirs})
+    assert not row.ok and not gradient.ok
+    report = Report("a", "b", "read by c", "float64", 2, (row,), (gradient,))
+    assert report.first_difference == "output"
+    assert "outside" in report.table()
+    strict = json.loads(report.to_json(), parse_constant=pytest.fail)  # NaN is no JSON
+    assert strict["ok"] is False and strict["states"][0]["max_abs"] is None
+
+
+def test_the_report_file_is_tried_before_the_work(classifier, tmp_path, monkeypatch):
+    """And what was there is not lost where there is no report after all."""
+
+    def stop(*arguments, **options):
+        raise UserError("the long work")
+
+    monkeypatch.setattr(validate_module, "_load", stop)
+    with pytest.raises(UserError, match="cannot write .*: .*Is a directory"):
+        validate(classifier, json_file=tmp_path)
+    with pytest.raises(UserError, match="cannot write .*nowhere"):
+        validate(classifier, json_file=tmp_path / "nowhere" / "report.json")
+    (tmp_path / "old.json").write_text("{}")
+    for name in ("old.json", "new.json"):
+        with pytest.raises(UserError, match="the long work"):
+            validate(classifier, json_file=tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["old.json"]
+    assert (tmp_path / "old.json").read_text() == "{}"
+
+
 # What it is compared with
 
 
@@ -251,10 +288,29 @@ def test_a_folder_that_lacks_weights(tmp_path):
         transformers.load(case.path, module, transformers_vit.LAYOUTS[0], "")
 
 
+def change_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def test_weights_that_transformers_leaves_out(tmp_path):
+    """What ours needs is an error; what no result depends on is told."""
+    cases.CASES["clip_two_towers"](tmp_path, cases.torch.float32)
+    change_config(tmp_path, architectures=["CLIPVisionModel"])
+    with pytest.raises(UserError) as error:
+        validate(tmp_path)
+    assert "CLIPVisionModel has no place for and leaves out: 'visual_projection.weight'" in str(
+        error.value
+    )
+    change_config(tmp_path, architectures=["CLIPVisionModelWithProjection"])
+    how = validate(tmp_path).how
+    assert how.startswith("read by Transformers from the same folder; it leaves out 22 tensors")
+    assert "'logit_scale'" in how
+
+
 def test_a_class_that_is_no_model(tmp_path):
     """The name comes from a file: it is looked up among models alone."""
     case = cases.CASES["vit_classifier"](tmp_path, cases.torch.float32)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["pipeline"]}))
+    change_config(tmp_path, architectures=["pipeline"])
     with pytest.raises(UserError, match="'pipeline', which is no model of Transformers"):
         validate(case.path)

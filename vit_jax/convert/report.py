@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +82,19 @@ class Report:
         return "\n".join([*head, *lines])
 
     def to_json(self) -> str:
-        """Everything as a JSON object."""
+        """Everything as a JSON object; JSON has no NaN and no infinity: they are null."""
         found = {**dataclasses.asdict(self), "ok": self.ok}
-        return json.dumps({**found, "first_difference": self.first_difference}, indent=2) + "\n"
+        found["first_difference"] = self.first_difference
+        return json.dumps(_finite(found), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for each number in it that is not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cells(name: str, row: Difference) -> tuple[str, ...]:

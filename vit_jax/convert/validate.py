@@ -40,7 +40,7 @@ VANISHING = {"k_norm/bias": "k_norm/scale"}
 
 def validate(
     source: str | os.PathLike[str],
-    model: str | None = None,
+    model: str | PlainModule | None = None,
     *,
     against: str | None = None,
     dtype: str = "float64",
@@ -66,7 +66,7 @@ def validate(
             float64 alone.
         photo: a picture to compare on, beside the random images.
         seed: of the images, and of the scalar: it weighs the outputs by random numbers.
-        json_file: where the report is written as JSON as well.
+        json_file: where the report is written as JSON as well (`Report.to_json`).
         mapping: see `pretrained.load`.
         revision: see `pretrained.load`.
         key: see `pretrained.load`.
@@ -78,6 +78,8 @@ def validate(
             is not installed; or the report cannot be written.
     """
     _check_request(dtype, gradients)
+    if json_file is not None:
+        _check_writable(json_file)
     with tqdm(desc="loading", disable=None, leave=False, bar_format="{desc} ...") as bar:
         where = dict(revision=revision, key=key, cache_dir=cache_dir, offline=offline)
         ours, oracle = _load(source, model, against, mapping, where)
@@ -96,6 +98,18 @@ def validate(
     return report
 
 
+def _check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises UserError, before the long work, for a file that cannot be written after it."""
+    path = Path(path)
+    there = path.exists()
+    try:
+        path.open("a").close()  # what it holds stays until there is a report
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from error
+    if not there:
+        path.unlink()
+
+
 def _write(path: str | os.PathLike[str], text: str) -> None:
     try:
         Path(path).write_text(text, encoding="utf-8")
@@ -105,13 +119,13 @@ def _write(path: str | os.PathLike[str], text: str) -> None:
 
 def _load(
     source: str | os.PathLike[str],
-    model: str | None,
+    model: str | PlainModule | None,
     against: str | None,
     mapping: str | os.PathLike[str] | None,
     where: Mapping[str, Any],
 ) -> tuple[Model, Oracle]:
     if folder.is_converted(source):
-        ours, _ = pretrained.load(source, model, mapping=mapping, scan=True)
+        ours, _ = pretrained.load(source, model, mapping=mapping, scan=True, **where)
         return ours, build(ours, against)
     opened = open_source(source, **where)
     if mapping is None:
@@ -244,7 +258,13 @@ def _backward(
 
 
 def _like(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Our tokens, or the class token alone where that is all that they normalise (CLIP)."""
+    """Our tokens as they have them.
+
+    That is in a row where ours are a map (Swin of Transformers), or the class token alone where
+    that is all that they normalise (CLIP).
+    """
+    if ours.ndim == 4 and theirs.ndim == 3:
+        return ours.reshape(len(ours), -1, ours.shape[-1])
     return ours[:, 0] if ours.ndim == theirs.ndim + 1 else ours
 
 

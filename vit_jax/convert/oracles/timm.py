@@ -1,6 +1,7 @@
-"""timm's Vision Transformers as oracles."""
+"""timm's Vision Transformers and Swin Transformers as oracles."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from vit_jax.convert.export import choose_layout
 from vit_jax.convert.folder import Model
 from vit_jax.convert.layouts import Layout
 from vit_jax.convert.oracles.oracle import Oracle, uncovered
+from vit_jax.convert.oracles.swin import blocks_of, with_exact_offsets
 from vit_jax.convert.readers import read_tensors
 from vit_jax.convert.source import Identity
 from vit_jax.convert.torch_libraries import import_library
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 PURPOSE = "checking against timm"
 # Layouts that timm reads from a file by itself.
-READ = ("timm", "deit3", "dinov2", "augreg", "big_vision")
+READ = ("timm", "deit3", "dinov2", "augreg", "big_vision", "swin")
 
 
 def load(folder: Path, layout: Layout, how: str) -> Oracle:
@@ -83,8 +85,10 @@ def _load_torch(timm: Any, theirs: Any, file: Path, identity: Identity) -> bool:
     if not all(hasattr(tensor, "shape") for tensor in stored.values()):
         return False
     stored = {k: x.double() if x.is_floating_point() else x for k, x in stored.items()}
-    rename = timm.models.vision_transformer.checkpoint_filter_fn  # it may add, hence in float64
-    found = rename(stored, theirs, adapt_layer_scale=identity.layout.name == "deit3")
+    # The reader of names of the file that the model is in. It may add, hence in float64.
+    rename = sys.modules[type(theirs).__module__].checkpoint_filter_fn
+    options = {"adapt_layer_scale": True} if identity.layout.name == "deit3" else {}
+    found = rename(stored, theirs, **options)
     if set(found) != set(theirs.state_dict()):
         return False
     theirs.load_state_dict(found)
@@ -114,21 +118,23 @@ def _float64() -> Iterator[None]:
 
 
 def wrap(theirs: "torch.nn.Module", layout: Layout, how: str = "given in memory") -> Oracle:
-    """The oracle of a Vision Transformer in memory.
+    """The oracle of a Vision Transformer or Swin Transformer in memory.
 
     Args:
-        theirs: with the attributes `blocks` and `norm`.
+        theirs: with the attributes `blocks` or `layers` (stages with `blocks`), and `norm`.
         layout: of what its `state_dict` holds.
         how: see `Oracle`.
     """
     version = import_library("timm", PURPOSE).__version__
+    stages = getattr(theirs, "layers", None)  # of Swin, which takes images of any size
+    embed = theirs.patch_embed
     return Oracle(
         name=f"timm {version} {type(theirs).__name__}",
         how=how,
-        module=theirs.eval(),
-        blocks=theirs.blocks,
+        module=with_exact_offsets(theirs).eval(),
+        blocks=blocks_of(theirs.blocks if stages is None else stages),
         norm=theirs.norm,
         output=theirs,
         layout=layout,
-        rest=uncovered(theirs.patch_embed.img_size, theirs.patch_embed.patch_size),
+        rest=(0, 0) if stages is not None else uncovered(embed.img_size, embed.patch_size),
     )

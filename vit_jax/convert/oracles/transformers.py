@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import numpy as np
 from vit_jax.convert.errors import listed
 from vit_jax.convert.layouts import Layout, Source
 from vit_jax.convert.oracles.oracle import Oracle, Tensors, in_memory, uncovered
+from vit_jax.convert.oracles.swin import blocks_of, with_exact_offsets
 from vit_jax.convert.readers import read_tensors
+from vit_jax.convert.rules import Table
 from vit_jax.convert.torch_libraries import import_library
 from vit_jax.errors import UserError
 from vit_jax.models.partitioning import PlainModule
@@ -33,8 +35,8 @@ def load(folder: Path, ours: PlainModule, layout: Layout, how: str) -> Oracle:
         how: see `Oracle`.
 
     Raises:
-        UserError: Transformers is not installed, has no such class, cannot load the folder, or
-            would draw some of the weights anew.
+        UserError: Transformers is not installed, has no such class, cannot load the folder, would
+            draw some of the weights anew, or leave out some that ours needs.
     """
     transformers = import_library("transformers", PURPOSE)
     torch = import_library("torch", PURPOSE)
@@ -53,7 +55,28 @@ def load(folder: Path, ours: PlainModule, layout: Layout, how: str) -> Oracle:
             f"{folder} lacks weights of Transformers' {name}, which would be drawn anew: "
             f"{listed(sorted(info['missing_keys']))}"
         )
-    return wrap(theirs, ours, layout, how)
+    table = layout.table(ours, Source(folder, read_tensors(folder)))
+    left_out = _left_out(folder, name, table, info["unexpected_keys"])
+    return wrap(theirs, ours, layout, how + left_out)
+
+
+def _left_out(folder: Path, name: str, table: Table, unexpected: Collection[str]) -> str:
+    """What the report says of weights that Transformers has no place for.
+
+    Raises:
+        UserError: ours needs them.
+    """
+    needed = sorted(key for key in unexpected if not table.ignores(key))
+    if needed:
+        raise UserError(
+            f"{folder} holds weights that Transformers' {name} has no place for and leaves out: "
+            f"{listed(needed)}"
+        )
+    if not unexpected:
+        return ""
+    return f"; it leaves out {len(unexpected)} tensors that no result depends on: " + listed(
+        sorted(unexpected), 3
+    )
 
 
 def _class_name(transformers: Any, folder: Path) -> str:
@@ -101,16 +124,18 @@ def wrap(theirs: Any, ours: PlainModule, layout: Layout, how: str = "given in me
         tensors = {name: in_memory(array) for name, array in arrays.items()}
         return Source(Path(), tensors, theirs.config.to_dict())
 
+    stages, config = _first(backbone, BLOCKS), backbone.config
+    takes_any_size = hasattr(config, "window_size")  # Swin's
     return Oracle(
         name=f"Transformers {version} {type(theirs).__name__}",
         how=how,
-        module=theirs.eval(),
-        blocks=_first(backbone, BLOCKS),
+        module=with_exact_offsets(theirs).eval(),
+        blocks=blocks_of(stages),
         norm=_first(backbone, NORMS),
         output=output,
         layout=layout,
         named=named,
-        rest=uncovered(backbone.config.image_size, backbone.config.patch_size),
+        rest=(0, 0) if takes_any_size else uncovered(config.image_size, config.patch_size),
     )
 
 
