@@ -123,6 +123,10 @@ def _is_float_dtype(x: Any) -> bool:
 _FLOATS = ("bfloat16", "float16", "float32", "float64")
 
 NONE = Range("None", lambda x: x is None)
+PATTERNS = Range(
+    "a tuple of names or patterns, as ('head/*',)",
+    lambda x: isinstance(x, tuple | list) and all(isinstance(name, str) for name in x),
+)
 TEXT = Range("text", lambda x: isinstance(x, str))
 TRUE_OR_FALSE = Range("True or False", lambda x: isinstance(x, bool))
 POSITIVE = number("a number above 0", lambda x: x > 0)

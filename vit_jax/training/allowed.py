@@ -9,10 +9,6 @@ from vit_jax.training import optim, schedules, sharding
 from vit_jax.training.overrides import flat_keys, value_of
 
 INIT_CHANGES = ("resampled", "drawn", "left_out", "hyper_parameters")
-NAMES = Range(
-    "a tuple of names or patterns, as ('head/*',)",
-    lambda x: isinstance(x, tuple | list) and all(isinstance(name, str) for name in x),
-)
 
 # Of every key whose section is not open, but those that name one of several things.
 RANGES: dict[str, Range] = {
@@ -21,7 +17,7 @@ RANGES: dict[str, Range] = {
     "total_steps": or_none(whole(1)),
     "total_epochs": or_none(POSITIVE),
     "init_from": or_none(TEXT),
-    **{f"init_changes.{name}": NAMES for name in INIT_CHANGES},
+    **{f"init_changes.{name}": ranges.PATTERNS for name in INIT_CHANGES},
     "data.source": TEXT,
     "data.data_dir": or_none(TEXT),
     "data.train_split": TEXT,
@@ -37,7 +33,7 @@ RANGES: dict[str, Range] = {
     "data.mean": or_none(ranges.several(ranges.number())),
     "data.std": or_none(ranges.several(POSITIVE)),
     "data.interpolation": or_none(ranges.one_of(INTERPOLATIONS)),
-    **{f"optim.{option}": optim.OPTION_RANGES[option] for option in optim.COMMON},
+    **{f"optim.{option}": optim.OPTION_RANGES[option] for option in optim.COMMON_DEFAULTS},
     **{
         f"optim.{name}.{option}": optim.OPTION_RANGES[option]
         for name, options in optim.OPTIMIZER_DEFAULTS.items()

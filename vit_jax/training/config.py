@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.errors import MissingFileError, UserError
 from vit_jax.training import overrides as overrides_lib
-from vit_jax.training.optim import OPTIMIZER_DEFAULTS
+from vit_jax.training.optim import COMMON_DEFAULTS, OPTIMIZER_DEFAULTS
 from vit_jax.training.schedules import SCHEDULE_DEFAULTS
 from vit_jax.training.sharding import RULE_DEFAULTS
 
@@ -122,10 +122,8 @@ def _optim() -> ConfigDict:
     return ConfigDict(
         {
             "name": "adamw",  # one of the sections below
-            "lr": 1e-3,  # at the peak of the schedule
-            "weight_decay": 0.0,  # not on biases, norms, position embeddings and tokens
-            "clip_norm": None,  # largest global norm of the gradient; None: no clipping
-            **OPTIMIZER_DEFAULTS,  # each option is explained there
+            **COMMON_DEFAULTS,  # each option is explained there
+            **OPTIMIZER_DEFAULTS,
         }
     )
 

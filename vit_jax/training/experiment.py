@@ -63,7 +63,7 @@ class Experiment:
         self.objective = build_objective(config, self.module)
         batch = _placeholder(self.image_shape)
         params, _ = jax.eval_shape(self.objective.init, jax.random.key(0), batch)
-        self.optimizer = optim.make_optimizer(config, params, *_lengths(config))
+        self.optimizer = optim.make_optimizer(config, params, *_lengths(config), self.module)
         self.state_factory = StateFactory(
             self.objective,
             self.optimizer,

@@ -1,11 +1,14 @@
 """The optimizer of a run: clipping, a direction, decoupled weight decay, the learning rate.
 
-    gradient -> clip by global norm -> direction of the named optimizer
+    gradient -> clip by global norm, or unit by unit -> direction of the named optimizer
              -> + weight_decay * parameter, where it applies -> * -learning rate(step)
+             -> * the parameter's own factor (layer decay, `lr_scales`)
 
 Weight decay is decoupled (Loshchilov & Hutter 2019) and multiplied by the learning rate, as in
-PyTorch's AdamW; it applies to kernels only (`param_rules`). Scanned blocks, whose parameters are
-stacked along a layers axis, are updated as if each layer were an array of its own.
+PyTorch's AdamW; it applies to kernels only (`param_rules`), but where `weight_decays` says
+otherwise. What `frozen` names never comes here, see `vit_jax.training.partial`. Scanned blocks,
+whose parameters are stacked along a layers axis, are updated as if each layer were an array of its
+own.
 
 Every option of an optimizer is in `OPTIMIZER_DEFAULTS` under Optax's name for it. Not among them:
 learning rate, weight decay and its mask, which are common to all, and Muon's `adaptive`, because
@@ -17,14 +20,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from optax import contrib
 
 from vit_jax import naming, ranges
 from vit_jax.errors import UserError
-from vit_jax.training import param_rules
+from vit_jax.models.layer_ids import FINAL_NORMS
+from vit_jax.models.partitioning import PlainModule
+from vit_jax.training import param_groups, param_rules
 from vit_jax.training.per_layer import per_layer
 from vit_jax.training.schedules import Schedule, make_schedule
+from vit_jax.training.unit_clip import clip_by_unit_norm
 
 Transform = optax.GradientTransformation
 Options = dict[str, Any]
@@ -93,7 +100,29 @@ OPTIMIZER_DEFAULTS: dict[str, Options] = {
         "adam_weight_decay": None,  # None: optim.weight_decay
     },
 }
-COMMON = ("lr", "weight_decay", "clip_norm")  # to all optimizers
+# Of all optimizers. A pattern is a shell pattern of parameter paths, such as "head/*"; blocks are
+# blocks_0, blocks_1, ... in it, scanned or not. Where several fit a parameter, the last one counts.
+COMMON_DEFAULTS: Options = {
+    "lr": 1e-3,  # at the peak of the schedule
+    "weight_decay": 0.0,  # not on biases, norms, position embeddings and tokens
+    "clip_norm": None,  # largest global norm of the gradient; None: no clipping
+    "adaptive_clip": None,  # largest norm of a unit's gradient, as a share of its weights' norm
+    "adaptive_clip_eps": 1e-3,  # least norm of weights that counts, see unit_clip.py
+    "layer_decay": None,  # factor of the learning rate from each layer to the one below
+    "layer_decay_norm": "after",  # where the final norm belongs, see models/layer_ids.py
+    "lr_scales": (),  # pairs of a pattern and a factor: (("head/*", 10.0),)
+    "weight_decays": (),  # pairs of a pattern and the weight decay there: (("pos_embed/*", 0.1),)
+    "frozen": (),  # patterns of what stays as it is: ("patch_embed/*", "encoder/blocks_[0-5]/*")
+}
+_NUMBER_PAIRS = "a tuple of pairs of a pattern and a number, 0 or more, as (('head/*', 0.1),)"
+
+
+def _are_pairs(x: Any) -> bool:
+    rows = isinstance(x, tuple | list) and all(isinstance(p, tuple | list) for p in x)
+    return rows and all(
+        len(p) == 2 and isinstance(p[0], str) and ranges.NOT_NEGATIVE.fits(p[1]) for p in x
+    )
+
 
 _TRIPLE = ranges.several(ranges.number(), 3)
 _SHARE = ranges.number("a number, 0 < x <= 1", lambda x: 0 < x <= 1)
@@ -104,6 +133,13 @@ OPTION_RANGES: dict[str, ranges.Range] = {
     "lr": ranges.POSITIVE,
     "weight_decay": ranges.NOT_NEGATIVE,
     "clip_norm": ranges.or_none(ranges.POSITIVE),
+    "adaptive_clip": ranges.or_none(ranges.POSITIVE),
+    "adaptive_clip_eps": ranges.POSITIVE,
+    "layer_decay": ranges.or_none(_SHARE),
+    "layer_decay_norm": ranges.one_of(FINAL_NORMS),
+    "lr_scales": ranges.Range(_NUMBER_PAIRS, _are_pairs),
+    "weight_decays": ranges.Range(_NUMBER_PAIRS, _are_pairs),
+    "frozen": ranges.PATTERNS,
     "b1": ranges.RATE,
     "b2": ranges.RATE,
     "beta": ranges.RATE,
@@ -153,33 +189,68 @@ def learning_rate(config: Any, total_steps: int, steps_per_epoch: float) -> Sche
 
 
 def make_optimizer(
-    config: Any, params: Any, total_steps: int, steps_per_epoch: float
+    config: Any,
+    params: Any,
+    total_steps: int,
+    steps_per_epoch: float,
+    module: PlainModule | None = None,
 ) -> optax.GradientTransformation:
     """Builds the optimizer that `config.optim` and `config.schedule` describe.
 
     Args:
-      config: has `optim` (name, lr, weight_decay, clip_norm and a mapping of options under the
+      config: has `optim` (a name, any of `COMMON_DEFAULTS` and a mapping of options under the
         optimizer's name) and `schedule`.
       params: the trained tree, nested dicts of arrays or `jax.ShapeDtypeStruct`s.
       total_steps: length of the run.
       steps_per_epoch: length of an epoch.
+      module: whose parameters they are; layer decay alone needs it.
 
     Returns:
       A transformation of gradients into updates; `update` needs the parameters.
 
     Raises:
-      UserError: unknown optimizer or option (the nearest are named), or a value out of range.
+      UserError: unknown optimizer or option (the nearest are named), a value out of range, two
+        ways of clipping at once, or a pattern that fits no parameter.
     """
-    optim = config.optim
+    optim = {**COMMON_DEFAULTS, **config.optim}
     options = optimizer_options(optim)
-    ranges.check({name: optim[name] for name in COMMON}, OPTION_RANGES, "optim.")
+    ranges.check({name: optim[name] for name in COMMON_DEFAULTS}, OPTION_RANGES, "optim.")
     rules = param_rules.rules(params)
-    direction = _DIRECTIONS[optim["name"]](options, optim, rules)
-    clip_norm = optim["clip_norm"]
+    patterns = [pattern for pattern, _ in optim["weight_decays"]]
+    param_groups.check_patterns("optim.weight_decays", patterns, rules)
     return optax.chain(
-        optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
-        direction,
+        _clipping(optim, rules),
+        _DIRECTIONS[optim["name"]](options, optim, rules),
         optax.scale_by_learning_rate(learning_rate(config, total_steps, steps_per_epoch)),
+        _own_rates(optim, rules, module),
+    )
+
+
+def _clipping(optim: Options, rules: Any) -> Transform:
+    clip_norm, factor = optim["clip_norm"], optim["adaptive_clip"]
+    if clip_norm is not None and factor is not None:
+        raise UserError(
+            f"optim.clip_norm={clip_norm} and optim.adaptive_clip={factor} are both given; give "
+            "one, set the other to None"
+        )
+    if factor is not None:
+        return clip_by_unit_norm(factor, optim["adaptive_clip_eps"], rules)
+    return optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
+
+
+def _own_rates(optim: Options, rules: Any, module: PlainModule | None) -> Transform:
+    """Multiplies each update by the factors of its parameter's learning rate."""
+    factors = param_groups.lr_scales(optim["lr_scales"], rules)
+    decay = optim["layer_decay"]
+    if decay is not None:
+        if module is None:
+            raise UserError(f"optim.layer_decay={decay} needs the model whose layers it counts")
+        by_layer = param_groups.layer_decay(decay, optim["layer_decay_norm"], module, rules)
+        factors = jax.tree.map(np.multiply, factors, by_layer)
+    if all(np.all(factor == 1) for factor in jax.tree.leaves(factors)):
+        return optax.identity()
+    return optax.stateless(
+        lambda updates, _: jax.tree.map(lambda f, u: u * jnp.asarray(f, u.dtype), factors, updates)
     )
 
 
@@ -197,15 +268,26 @@ def optimizer_options(optim: Any) -> Options:
     return {**OPTIMIZER_DEFAULTS[name], **given}
 
 
-def _decay(weight_decay: float, rules: Any) -> Transform:
-    """Adds `weight_decay * parameter` to the update of every decayed parameter."""
-    if not weight_decay:
+def _decay(optim: Options, rules: Any, default: float | None = None) -> Transform:
+    """Adds to every update its parameter's weight decay times the parameter.
+
+    `default` takes the place of `optim.weight_decay`.
+    """
+    default = optim["weight_decay"] if default is None else default
+    decays = param_groups.weight_decays(optim["weight_decays"], default, rules)
+    if not any(np.any(decay) for decay in jax.tree.leaves(decays)):
         return optax.identity()
-    return optax.add_decayed_weights(weight_decay, jax.tree.map(lambda r: r.decayed, rules))
+
+    def add(decay: np.ndarray, update: Any, parameter: Any) -> Any:
+        if not np.any(decay) or isinstance(update, optax.MaskedNode):
+            return update
+        return update + jnp.asarray(decay, parameter.dtype) * parameter
+
+    return optax.stateless(lambda updates, params: jax.tree.map(add, decays, updates, params))
 
 
 def _adamw(o: Options, optim: Any, rules: Any) -> Transform:
-    return optax.chain(optax.scale_by_adam(**o), _decay(optim["weight_decay"], rules))
+    return optax.chain(optax.scale_by_adam(**o), _decay(optim, rules))
 
 
 def _sgd(o: Options, optim: Any, rules: Any) -> Transform:
@@ -214,11 +296,11 @@ def _sgd(o: Options, optim: Any, rules: Any) -> Transform:
         momentum = optax.trace(o["momentum"], o["nesterov"], o["accumulator_dtype"])
     elif o["nesterov"]:
         raise UserError("optim.sgd.nesterov needs optim.sgd.momentum, which is 0")
-    return optax.chain(momentum, _decay(optim["weight_decay"], rules))
+    return optax.chain(momentum, _decay(optim, rules))
 
 
 def _lion(o: Options, optim: Any, rules: Any) -> Transform:
-    return optax.chain(optax.scale_by_lion(**o), _decay(optim["weight_decay"], rules))
+    return optax.chain(optax.scale_by_lion(**o), _decay(optim, rules))
 
 
 def _lamb(o: Options, optim: Any, rules: Any) -> Transform:
@@ -230,7 +312,7 @@ def _lamb(o: Options, optim: Any, rules: Any) -> Transform:
     adapted = jax.tree.map(lambda r: always or r.decayed, rules)
     return optax.chain(
         optax.scale_by_adam(**o),
-        _decay(optim["weight_decay"], rules),
+        _decay(optim, rules),
         optax.masked(per_layer(optax.scale_by_trust_ratio(), rules), adapted),
     )
 
@@ -252,7 +334,7 @@ def _adafactor(o: Options, optim: Any, rules: Any) -> Transform:
         steps.append(optax.scale_by_param_block_rms())
     if o["momentum"]:
         steps.append(optax.ema(o["momentum"], False, o["dtype_momentum"]))
-    return optax.chain(per_layer(optax.chain(*steps), rules), _decay(optim["weight_decay"], rules))
+    return optax.chain(per_layer(optax.chain(*steps), rules), _decay(optim, rules))
 
 
 def _second_moment_decay(cap: float) -> Callable[[jax.Array, float], jax.Array]:
@@ -289,13 +371,12 @@ def _muon(o: Options, optim: Any, rules: Any) -> Transform:
             **{name: o[name] for name in names}, weight_dimension_numbers=numbers
         ),
         optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, scales)),
-        _decay(optim["weight_decay"], rules),
+        _decay(optim, rules),
     )
     names = ("b1", "b2", "eps", "eps_root", "nesterov")
-    adam_decay = o["adam_weight_decay"]
     adam = optax.chain(
         optax.scale_by_adam(**{name: o[f"adam_{name}"] for name in names}, mu_dtype=o["mu_dtype"]),
-        _decay(optim["weight_decay"] if adam_decay is None else adam_decay, rules),
+        _decay(optim, rules, o["adam_weight_decay"]),
         optax.identity() if o["adam_lr"] is None else optax.scale(o["adam_lr"] / optim["lr"]),
     )
     return optax.partition({"muon": muon, "adam": adam}, labels)

@@ -1,6 +1,6 @@
 """How an optimizer treats each parameter, decided from the parameter's path and shape.
 
-Three questions have one answer each, here and nowhere else:
+Four questions have one answer each, here and nowhere else:
 
 - Is the parameter a stack of layers? Yes below a component named `blocks` (or `*_blocks`):
   `nn.scan` keeps the weights of all blocks in one array with a leading layers axis.
@@ -9,6 +9,8 @@ Three questions have one answer each, here and nowhere else:
   tokens and pooling queries are not, whatever their rank.
 - Is it a matrix to Muon, and along which axes? Kernels are, but those of the classifier heads
   (Jordan et al. 2024, "Muon": embeddings and heads are for Adam). The rest goes to Adam.
+- What is it called in a pattern of the configuration? By its path; a stack of layers by the path of
+  each layer as if it were not stacked, so that a pattern says the same of both layouts.
 """
 
 import dataclasses
@@ -82,13 +84,39 @@ def rules(params: Any) -> Any:
     return tree
 
 
+def layer_names(rule: Rule) -> tuple[str, ...]:
+    """Returns what patterns call a parameter: its path, or for a stack that of each layer.
+
+    The third layer of `encoder/blocks/norm1/scale` is `encoder/blocks_2/norm1/scale`.
+    """
+    if not rule.stacked:
+        return ("/".join(rule.path),)
+    depth = next(i for i, name in enumerate(rule.path) if _is_stack(name))
+    before, stack, after = rule.path[:depth], rule.path[depth], rule.path[depth + 1 :]
+    return tuple("/".join((*before, f"{stack}_{i}", *after)) for i in range(rule.shape[0]))
+
+
+def in_head(rule: Rule) -> bool:
+    """Whether a parameter is of a classifier head."""
+    return bool(set(rule.path) & set(_HEADS))
+
+
 def muon_matrix(rule: Rule) -> Matrix | None:
     """Returns the axes that Muon orthogonalises; None for a parameter that is left to its Adam.
 
     Raises:
+      UserError: see `matrix`.
+    """
+    return None if in_head(rule) else matrix(rule)
+
+
+def matrix(rule: Rule) -> Matrix | None:
+    """Returns which axes of a kernel are inputs and outputs; None for what is no kernel.
+
+    Raises:
       UserError: a kernel of three or more axes in a layer whose name is not known.
     """
-    if rule.path[-1] != "kernel" or set(rule.path) & set(_HEADS):
+    if rule.path[-1] != "kernel":
         return None
     layer = rule.path[-2] if len(rule.path) > 1 else ""
     axes = tuple(range(int(rule.stacked), len(rule.shape)))
