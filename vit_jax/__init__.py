@@ -15,6 +15,7 @@ _HOMES = {
     "preprocess": "vit_jax.data",
     "preprocessing": "vit_jax.models",
     "from_pretrained": "vit_jax.convert.pretrained",
+    "pretrained_preprocessing": "vit_jax.convert.pretrained",
     "save_pretrained": "vit_jax.convert.convert",
     "base_config": "vit_jax.training.config",
     "load_config": "vit_jax.training.config",
@@ -31,6 +32,7 @@ __all__ = [
     "load_config",
     "preprocess",
     "preprocessing",
+    "pretrained_preprocessing",
     "save_pretrained",
     "train",
 ]

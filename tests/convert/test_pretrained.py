@@ -10,6 +10,7 @@ from vit_jax.convert import pretrained
 from vit_jax.errors import UserError
 
 MODEL = dict(img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3)
+PREP = vit_jax.preprocessing("vit_base_patch16_clip_224")
 IMAGES = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
 
 
@@ -36,15 +37,16 @@ def same(ours, theirs):
 @pytest.mark.parametrize("format", ["vit_jax", "timm"])
 def test_out_and_in_again(model, tmp_path, format):
     module, variables = model
-    vit_jax.save_pretrained(tmp_path / "out", module, variables, format=format)
+    vit_jax.save_pretrained(tmp_path / "out", module, variables, format=format, preprocessing=PREP)
     again, loaded = vit_jax.from_pretrained(tmp_path / "out")
+    assert vit_jax.pretrained_preprocessing(tmp_path / "out") == PREP
     assert same(loaded, variables)
     np.testing.assert_array_equal(again.apply(loaded, IMAGES), module.apply(variables, IMAGES))
 
 
 def test_a_scanned_module_gives_the_same_logits(model, tmp_path):
     module, variables = model
-    vit_jax.save_pretrained(tmp_path / "out", module, variables)
+    vit_jax.save_pretrained(tmp_path / "out", module, variables, preprocessing=PREP)
     scanned, loaded = vit_jax.from_pretrained(tmp_path / "out", scan=True)
     assert "blocks" in loaded["params"]["encoder"]
     np.testing.assert_allclose(
@@ -54,7 +56,7 @@ def test_a_scanned_module_gives_the_same_logits(model, tmp_path):
 
 def test_other_classes_sizes_and_patches(model, tmp_path):
     module, variables = model
-    vit_jax.save_pretrained(tmp_path / "out", module, variables)
+    vit_jax.save_pretrained(tmp_path / "out", module, variables, preprocessing=PREP)
     changed, report = pretrained.load(tmp_path / "out", num_classes=5, img_size=(32, 16))
     assert report.drawn == ("head/bias", "head/kernel")
     assert report.resampled == ("pos_embed/table",)
@@ -69,7 +71,7 @@ def test_other_classes_sizes_and_patches(model, tmp_path):
 
 def test_what_only_changes_how_it_runs_changes_no_parameter(model, tmp_path):
     module, variables = model
-    vit_jax.save_pretrained(tmp_path / "out", module, variables)
+    vit_jax.save_pretrained(tmp_path / "out", module, variables, preprocessing=PREP)
     again, loaded = vit_jax.from_pretrained(tmp_path / "out", drop_path_rate=0.1, dtype="bfloat16")
     assert same(loaded, variables)
     assert (again.drop_path_rate, again.dtype) == (0.1, "bfloat16")
@@ -77,18 +79,22 @@ def test_what_only_changes_how_it_runs_changes_no_parameter(model, tmp_path):
 
 def test_bad_input(model, tmp_path):
     module, variables = model
-    vit_jax.save_pretrained(tmp_path / "out", module, variables)
+    vit_jax.save_pretrained(tmp_path / "out", module, variables, preprocessing=PREP)
     with pytest.raises(UserError, match="already there"):
-        vit_jax.save_pretrained(tmp_path / "out", module, variables)
+        vit_jax.save_pretrained(tmp_path / "out", module, variables, preprocessing=PREP)
     with pytest.raises(UserError, match="num_classes"):
         vit_jax.from_pretrained(tmp_path / "out", num_clases=3)
     with pytest.raises(UserError, match="'vit_small_patch16_224'"):
         vit_jax.from_pretrained(tmp_path / "out", "vit_small_patch16_224")
     with pytest.raises(UserError, match="choose one of"):
-        vit_jax.save_pretrained(tmp_path / "new", module, variables, format="onnx")
+        vit_jax.save_pretrained(
+            tmp_path / "new", module, variables, format="onnx", preprocessing=PREP
+        )
     other = module.clone(norm_eps=1e-3)
     with pytest.raises(UserError, match=r"norm_eps=0\.001"):
-        vit_jax.save_pretrained(tmp_path / "new", other, variables, format="timm")
+        vit_jax.save_pretrained(
+            tmp_path / "new", other, variables, format="timm", preprocessing=PREP
+        )
     assert not (tmp_path / "new").exists()
 
 
@@ -97,12 +103,16 @@ def test_an_output_that_cannot_be_made(model, tmp_path, format, monkeypatch):
     module, variables = model
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):
-        vit_jax.save_pretrained(tmp_path / "file" / "out", module, variables, format=format)
+        vit_jax.save_pretrained(
+            tmp_path / "file" / "out", module, variables, format=format, preprocessing=PREP
+        )
 
     def full(source, target):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(UserError, match="No space left"):
-        vit_jax.save_pretrained(tmp_path / "new" / "out", module, variables, format=format)
+        vit_jax.save_pretrained(
+            tmp_path / "new" / "out", module, variables, format=format, preprocessing=PREP
+        )
     assert not list((tmp_path / "new").iterdir())

@@ -98,6 +98,7 @@ def reader(tmp_path, monkeypatch, hub):
     npz = exported(tmp_path, "npz", act_layer="gelu_tanh")
     (folder / "B_16.npz").write_bytes(npz["model.npz"])
     write_torch(folder / "weights.pth", timm_tensors(randomized(num_classes=1000)))
+    write_torch(folder / "own.pth", timm_tensors(randomized(num_classes=1000, depth=1)))
     (folder / "configs").symlink_to(markdown.ROOT / "configs")
     (folder / "photo.jpg").write_bytes(encode(smooth(40, 50), "JPEG"))
     for i in range(40):

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import vit_jax
+from vit_jax.models.swin import SwinTransformer
 from vit_jax.models.vit import VisionTransformer
 from vit_jax.training import param_rules
 from vit_jax.training.param_rules import Matrix, muon_matrix
@@ -102,6 +103,8 @@ def test_every_model_of_the_family_has_rules():
         module = vit_jax.create_model(name)
         if isinstance(module, VisionTransformer):  # every block has the same parameters
             module = module.clone(depth=1)
+        if isinstance(module, SwinTransformer):
+            module = module.clone(depths=(1,) * len(module.depths))
         image = jax.ShapeDtypeStruct((1, *np.broadcast_to(module.img_size, 2), 3), "float32")
         params = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
         for rule in jax.tree.leaves(param_rules.rules(params)):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vit_jax.cli import arguments as common
+from vit_jax.errors import UserError
 
 DTYPES = ("float32", "source")
 
@@ -37,6 +38,13 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="NAME", help="where the source does not say which model it is"
     )
+    parser.add_argument(
+        "--model-arg",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a hyper-parameter in which the source differs from --model, as depth=3",
+    )
     parser.add_argument("--revision", help="branch, tag or commit of the hub")
     parser.add_argument("--key", help="which part of a nested file is meant, as teacher")
     parser.add_argument("--mapping", metavar="FILE", help="mapping table of a layout of your own")
@@ -46,7 +54,26 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 def source_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `add_source`, as `convert.pretrained.load` takes them."""
     names = ("source", "model", "revision", "key", "mapping", "offline")
-    return {name: getattr(arguments, name) for name in names}
+    options = {name: getattr(arguments, name) for name in names}
+    if arguments.model_arg:
+        options["model"] = _module(arguments.model, arguments.model_arg)
+    return options
+
+
+def _module(name: str | None, texts: Sequence[str]) -> Any:
+    """The module that `--model` and `--model-arg` describe."""
+    from vit_jax.models import create_model
+    from vit_jax.training.overrides import literal
+
+    if name is None:
+        raise UserError("--model-arg says how a source differs from --model: give --model as well")
+    given = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise UserError(f"--model-arg {text!r}: expected KEY=VALUE, for example depth=3")
+        given[key] = literal(value)
+    return create_model(name, **given)
 
 
 def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:

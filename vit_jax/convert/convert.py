@@ -9,8 +9,9 @@ import jax
 
 from vit_jax.convert import folder
 from vit_jax.convert.export import export
+from vit_jax.convert.layouts.base import DIALECT, differing
 from vit_jax.convert.pretrained import load
-from vit_jax.models import PlainModule, Preprocessing
+from vit_jax.models import PlainModule, Preprocessing, registry
 
 
 def convert(
@@ -37,6 +38,11 @@ def convert(
     count = sum(leaf.size for leaf in leaves)
     dtypes = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
     named = model.name or type(model.module).__name__
+    if model.name is not None:
+        spec = registry.model_spec(model.name)
+        usual = spec.module(**spec.hyper_parameters)
+        for key, (ours, _) in differing(model.module, usual, sorted(DIALECT)).items():
+            named += f" with {key}={ours}"
     report(f"{named} of layout {model.origin.get('layout')}: {count:,} parameters, {dtypes}")
     report(str(adaptation))
     report(f"checkpoint: {output}")
@@ -49,9 +55,13 @@ def save_pretrained(
     variables: Mapping[str, Any],
     *,
     format: str = "vit_jax",
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Preprocessing | str,
 ) -> None:
     """Writes a module and its variables; the inverse of `from_pretrained`.
+
+        module, variables = vit_jax.from_pretrained(source)
+        preprocessing = vit_jax.pretrained_preprocessing(source)
+        vit_jax.save_pretrained(output, module, variables, preprocessing=preprocessing)
 
     Args:
         output: a new folder.
@@ -59,12 +69,16 @@ def save_pretrained(
         variables: `{"params": ...}`.
         format: "vit_jax" (what `vit-jax convert` writes), or "transformers", "timm" or "npz" (see
             `export.export`).
-        preprocessing: how the model's images are prepared; None is `Preprocessing()`.
+        preprocessing: how the model's images are prepared, or the registered name of a model
+            whose images are prepared in the same way.
 
     Raises:
-        UserError: the folder is not free, or the format cannot hold the model.
+        UserError: there is no such name, the folder is not free, or the format cannot hold the
+            model.
     """
-    model = folder.Model(module, variables["params"], preprocessing or Preprocessing())
+    if isinstance(preprocessing, str):
+        preprocessing = registry.preprocessing(preprocessing)
+    model = folder.Model(module, variables["params"], preprocessing)
     if format == "vit_jax":
         folder.save(output, model)
     else:

@@ -143,10 +143,29 @@ def read(folder: str | os.PathLike[str]) -> Model:
     """Reads what `save` wrote; the parameters are NumPy arrays of the dtypes that were saved.
 
     Raises:
-        UserError: the folder holds no converted model, or one of another version.
+        UserError: see `read_description`.
     """
     import orbax.checkpoint as ocp
 
+    module, preprocessing, described = read_description(folder)
+    path = Path(os.path.abspath(folder)) / PARAMS
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        as_numpy = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+            checkpointer.metadata(path).item_metadata.tree,
+        )
+        params = checkpointer.restore(path, restore_args=as_numpy)
+    return Model(module, params, preprocessing, described["name"], described["origin"])
+
+
+def read_description(
+    folder: str | os.PathLike[str],
+) -> tuple[PlainModule, registry.Preprocessing, Mapping[str, Any]]:
+    """Module, preprocessing and the whole of `model.json`; no parameter is read.
+
+    Raises:
+        UserError: the folder holds no converted model, or one of another version.
+    """
     folder = Path(os.path.abspath(folder))
     if not is_converted(folder):
         raise MissingFileError(f"{folder} holds no converted model: {DESCRIPTION} is missing there")
@@ -158,16 +177,8 @@ def read(folder: str | os.PathLike[str]) -> Model:
             "it was written by another version of vit_jax"
         )
     module = build(described["module"], described["hyper_parameters"])
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        as_numpy = jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-            checkpointer.metadata(folder / PARAMS).item_metadata.tree,
-        )
-        params = checkpointer.restore(folder / PARAMS, restore_args=as_numpy)
     prep = {k: _tuple(v) for k, v in described["preprocessing"].items()}
-    return Model(
-        module, params, registry.Preprocessing(**prep), described["name"], described["origin"]
-    )
+    return module, registry.Preprocessing(**prep), described
 
 
 def build(class_name: str, hyper_parameters: Mapping[str, Any]) -> PlainModule:

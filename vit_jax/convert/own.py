@@ -141,7 +141,7 @@ def _importable(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
 
 
-def identity(path: str | os.PathLike[str], model: str | None = None) -> Identity:
+def identity(path: str | os.PathLike[str], model: str | PlainModule | None = None) -> Identity:
     """Which model a source is of, as the mapping file `path` says.
 
     Args:
@@ -172,6 +172,7 @@ def layout(own: Own) -> Layout:
         expresses=lambda module: True,
         write_table=own.table,
         preprocessing=lambda source: own.preprocessing,
+        usual=own.preprocessing,
         write_files=lambda module, prep: {},
     )
 

@@ -17,11 +17,13 @@ from vit_jax.convert import folder, mapping, own, params
 from vit_jax.convert.adapt import Adaptation, adapt
 from vit_jax.convert.folder import Model
 from vit_jax.convert.layouts import Source
+from vit_jax.convert.layouts.base import DIALECT, differing
 from vit_jax.convert.rules import Table
-from vit_jax.convert.source import Identity, identify, layout_of, open_source
+from vit_jax.convert.source import Identity, identify, layout_of, open_source, stands_for
 from vit_jax.errors import UserError
 from vit_jax.models.layers.encoder import stack_blocks, unstack_blocks
 from vit_jax.models.partitioning import PlainModule
+from vit_jax.models.registry import Preprocessing
 from vit_jax.models.swin import SwinTransformer
 from vit_jax.models.vit import pair
 
@@ -29,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 def from_pretrained(
-    source: str | os.PathLike[str], model: str | None = None, **options: Any
+    source: str | os.PathLike[str], model: str | PlainModule | None = None, **options: Any
 ) -> tuple[PlainModule, dict[str, Any]]:
     """Loads a pretrained model.
 
@@ -70,7 +72,7 @@ def _on_device(tree: dict[str, Any]) -> dict[str, Any]:
 
 def load(
     source: str | os.PathLike[str],
-    model: str | None = None,
+    model: str | PlainModule | None = None,
     *,
     mapping: str | os.PathLike[str] | None = None,
     revision: str | None = None,
@@ -84,7 +86,8 @@ def load(
     Args:
         source: a file or folder (safetensors, `.pth`, TorchScript, `.npz`, or what `vit-jax
             convert` wrote), or a hub id: `hf-hub:owner/name`, `timm/name`.
-        model: a name of `list_models()`, where the source does not say what it is.
+        model: what it is, where the source does not say it: a name of `list_models()`, or for
+            sizes without a name a module that `create_model` built.
         mapping: a file that says how a checkpoint of your own is stored, see `convert.own`.
         revision: branch, tag or commit of the hub.
         key: which part of a nested file is meant, as "teacher".
@@ -103,19 +106,73 @@ def load(
             the module does not have.
     """
     dtype, scan = overrides.pop("param_dtype", None), overrides.get("scan", False)
-    told = None if mapping is None else own.identity(mapping, model)
     if folder.is_converted(source):
-        base = folder.read(source)
-        if told is not None:
-            raise UserError(f"{source} is converted already: leave the mapping {mapping} out")
-        if model not in (None, base.name):
-            raise UserError(f"{source} holds the model {base.name!r}, not {model!r}")
-        base = _cast(base, dtype)
+        _refuse_idle(source, mapping=mapping, revision=revision, key=key)
+        base = _cast(_agreeing(folder.read(source), model, source), dtype)
     else:
         where = dict(revision=revision, key=key, cache_dir=cache_dir, offline=offline)
+        told = None if mapping is None else own.identity(mapping, model)
         opened = open_source(source, **where)
-        base = read(opened, told or identify(opened, model), dtype, scan=scan)
+        identity = told or identify(opened, model)
+        base = read(opened, identity, dtype, scan=scan)
     return override(base, **overrides)
+
+
+def _refuse_idle(source: str | os.PathLike[str], **options: Any) -> None:
+    """Raises UserError for an option that says how to read a source that is converted already."""
+    for name, value in options.items():
+        if value is not None:
+            raise UserError(
+                f"{name}={value!r} says how to read a source, and {source} is converted already: "
+                "leave it out"
+            )
+
+
+def _agreeing(
+    found: Model, model: str | PlainModule | None, source: str | os.PathLike[str]
+) -> Model:
+    """`found`, with the name `model`, if that is what it is.
+
+    Raises:
+        UserError: it is another model.
+    """
+    if model is None:
+        return found
+    name, cls, given = stands_for(model)
+    if cls is not type(found.module):
+        raise UserError(f"{source} holds a {type(found.module).__name__}, and {model!r} is none")
+    asked = cls(**{**given, "num_classes": found.module.num_classes})
+    apart = differing(found.module, asked, set(asked.field_ranges()) - DIALECT)
+    if apart:
+        text = ", ".join(f"{k}={a!r} ({model} has {b!r})" for k, (a, b) in apart.items())
+        raise UserError(f"{source} holds {found.name or 'another model'!r}, not {model!r}: {text}")
+    return dataclasses.replace(found, name=name or found.name)
+
+
+def pretrained_preprocessing(
+    source: str | os.PathLike[str],
+    model: str | PlainModule | None = None,
+    *,
+    mapping: str | os.PathLike[str] | None = None,
+    **where: Any,
+) -> Preprocessing:
+    """How images are prepared for a pretrained model; no weights are read.
+
+    Args:
+        source: see `load`.
+        model: see `load`.
+        mapping: see `load`.
+        **where: see `load`: `revision`, `key`, `cache_dir`, `offline`.
+
+    Raises:
+        UserError: see `load`.
+    """
+    if folder.is_converted(source):
+        _refuse_idle(source, mapping=mapping, revision=where.get("revision"), key=where.get("key"))
+        return folder.read_description(source)[1]
+    if mapping is not None:
+        return own.identity(mapping, model).preprocessing
+    return identify(open_source(source, **where), model).preprocessing
 
 
 def needs_name(source: str | os.PathLike[str]) -> bool:

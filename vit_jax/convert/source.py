@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,22 @@ from typing import Any
 from vit_jax.convert.errors import listed
 from vit_jax.convert.hub import download, is_hub_id
 from vit_jax.convert.layouts import LAYOUTS, Layout, Source
-from vit_jax.convert.layouts.base import differing
+from vit_jax.convert.layouts.base import DIALECT, RUNTIME, Json, differing
 from vit_jax.convert.layouts.npz import unstacked
 from vit_jax.convert.readers import read_json, read_tensors
 from vit_jax.errors import UserError
 from vit_jax.models import registry
+from vit_jax.models.partitioning import PlainModule
+
+# Ends of the names of patch embeddings in Transformers' files.
+TRANSFORMERS_PATCH = (
+    "embeddings.patch_embeddings.projection.weight",
+    "embeddings.patch_embedding.weight",
+)
+CONFIG_WANTED = (
+    "Put the config.json of the repository that the file is from into its folder; "
+    "`theirs.config.save_pretrained(folder)` writes it as well"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,44 +68,115 @@ def open_source(
     path = Path(os.fspath(source)).expanduser()
     if not path.exists() and is_hub_id(os.fspath(source)):
         path = download(os.fspath(source), revision=revision, cache_dir=cache_dir, offline=offline)
+    elif revision is not None:
+        raise UserError(
+            f"revision={revision!r} is of the hub, and {path} is a path here: leave it out"
+        )
     tensors = unstacked(read_tensors(path, key=key))
     folder = path if path.is_dir() else path.parent
     return Source(
         path=path,
         tensors=tensors,
-        config=read_json(folder, "config.json") or read_json(folder, "open_clip_config.json"),
+        config=_config(folder),
         processor=read_json(folder, "preprocessor_config.json"),
     )
 
 
-def identify(source: Source, model: str | None = None) -> Identity:
+def _config(folder: Path) -> Json | None:
+    """The file that says what the weights are; another program's `config.json` does not."""
+    config = read_json(folder, "config.json")
+    if config is not None and not {"model_type", "architectures", "architecture"} & set(config):
+        warnings.warn(
+            f"{folder / 'config.json'} is not taken into account: it is neither Transformers' "
+            "(model_type) nor timm's (architecture)",
+            stacklevel=3,
+        )
+        config = None
+    return config or read_json(folder, "open_clip_config.json")
+
+
+def identify(source: Source, model: str | PlainModule | None = None) -> Identity:
     """Finds the layout and the hyper-parameters of a source.
 
     Args:
         source: from `open_source`.
-        model: a registered name, where the source does not say what it is. The number of classes
-            is always the source's.
+        model: what it is, where the source does not say: a registered name, or a module of sizes
+            that have no name. The number of classes is always the source's, and so are what
+            libraries disagree about (`DIALECT`) and what changes no number (`RUNTIME`), where it
+            tells them.
 
     Raises:
         UserError: no layout has such names; the source does not say what it is, and no model was
             given (lists those that it may be); it says that it is something else than `model`.
+
+    Warns:
+        UserWarning: a source that has a place for it does not say how images are prepared.
     """
     layout = layout_of(source)
     told, complete = layout.read(source)
-    if model is None and not complete:
-        raise UserError(
-            f"{source.path} does not say which model it is of: its names are those of the layout "
-            f"{layout.name!r}, but heads, epsilons and activations leave no trace in the tensors. "
-            f"Give the model's name; by the shapes it may be {listed(candidates(layout, told), 12)}"
-        )
     if model is None:
-        name, hyper_parameters, prep = None, told, registry.Preprocessing()
+        if not complete:
+            raise UserError(_nameless(source, layout, told))
+        name, hyper_parameters = _name_of(source, layout, told), told
     else:
-        spec = registry.model_spec(model)
-        _check_agrees(source, layout, model, spec, told)
-        name, prep = model, spec.preprocessing
-        hyper_parameters = {**spec.hyper_parameters, "num_classes": told["num_classes"]}
-    return Identity(layout, name, hyper_parameters, layout.preprocessing(source) or prep)
+        name, cls, given = stands_for(model)
+        _check_class(source, layout, model, cls)
+        free = RUNTIME | DIALECT if complete else RUNTIME
+        taken = {key: told[key] for key in ("num_classes", *free) if key in told}
+        hyper_parameters = {**given, **taken}
+        _check_agrees(
+            source, layout, repr(name) if name else "model as given", hyper_parameters, told
+        )
+    return Identity(layout, name, hyper_parameters, _preprocessing(source, layout, name))
+
+
+def stands_for(
+    model: str | PlainModule,
+) -> tuple[str | None, type[PlainModule], Mapping[str, Any]]:
+    """The registered name, the class and the hyper-parameters of a name or a module.
+
+    Raises:
+        UserError: there is no such name.
+    """
+    if isinstance(model, PlainModule):
+        return None, type(model), {key: getattr(model, key) for key in model.field_ranges()}
+    spec = registry.model_spec(model)
+    return model, spec.module, spec.hyper_parameters
+
+
+def _nameless(source: Source, layout: Layout, told: Mapping[str, Any]) -> str:
+    likely = listed(candidates(layout, told), 12)
+    return (
+        f"{source.path} does not say which model it is of: its names are those of the layout "
+        f"{layout.name!r}, but heads, epsilons and activations leave no trace in the tensors. Give "
+        f"the model's name; by the shapes it may be {likely}. For sizes without a name, give a "
+        "name and what differs (--model-arg KEY=VALUE, or model=vit_jax.create_model(...))"
+    )
+
+
+def _name_of(source: Source, layout: Layout, told: Mapping[str, Any]) -> str | None:
+    """The registered name of a source that tells everything, if it has one without a doubt."""
+    likely = candidates(layout, told)
+    architecture = str((source.config or {}).get("architecture")).split(".")[0]
+    if architecture in likely:
+        return architecture
+    return likely[0] if len(likely) == 1 else None
+
+
+def _preprocessing(source: Source, layout: Layout, name: str | None) -> registry.Preprocessing:
+    """How images are prepared: as the source says, or its name, or as usual for its layout."""
+    said = layout.preprocessing(source)
+    if said is not None:
+        return said
+    usual = layout.usual if name is None else registry.preprocessing(name)
+    if source.config is not None:
+        warnings.warn(
+            f"{source.path} does not say how images are prepared; taken is what is usual for its "
+            f"family: {usual}. Beside the weights, a preprocessor_config.json (Transformers) or "
+            "the pretrained_cfg of a config.json (timm) would say it",
+            stacklevel=3,
+        )
+    return usual
 
 
 def layout_of(source: Source) -> Layout:
@@ -105,6 +188,11 @@ def layout_of(source: Source) -> Layout:
     for layout in LAYOUTS:
         if layout.claims(source):
             return layout
+    if source.config is None and any(name.endswith(TRANSFORMERS_PATCH) for name in source.tensors):
+        raise UserError(
+            f"the names in {source.path} are those of Transformers, which says in a config.json "
+            f"what the model is, and there is none beside it. {CONFIG_WANTED}"
+        )
     config = source.config or {}
     told = {key: config[key] for key in ("model_type", "architectures") if key in config}
     raise UserError(
@@ -121,34 +209,40 @@ def candidates(layout: Layout, told: Mapping[str, Any]) -> list[str]:
     found = []
     for name in registry.list_models():
         spec = registry.model_spec(name)
-        if spec.module is layout.module and not _differing(layout, spec, told):
+        if spec.module is layout.module and not _differing(layout, spec.hyper_parameters, told):
             found.append(name)
     return found
 
 
 def _differing(
-    layout: Layout, spec: registry.ModelSpec, told: Mapping[str, Any]
+    layout: Layout, hyper_parameters: Mapping[str, Any], told: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
     """What the source says otherwise than a name does, the number of classes apart."""
-    choices = {**spec.hyper_parameters, "num_classes": told["num_classes"]}
+    choices = {**hyper_parameters, "num_classes": told["num_classes"]}
     return differing(layout.module(**{**choices, **told}), layout.module(**choices), told)
+
+
+def _check_class(
+    source: Source, layout: Layout, model: str | PlainModule, cls: type[PlainModule]
+) -> None:
+    if cls is not layout.module:
+        raise UserError(
+            f"model {model!r} is a {cls.__name__}, and the layout {layout.name!r} of {source.path} "
+            f"is of a {layout.module.__name__}"
+        )
 
 
 def _check_agrees(
     source: Source,
     layout: Layout,
-    model: str,
-    spec: registry.ModelSpec,
+    name: str | None,
+    hyper_parameters: Mapping[str, Any],
     told: Mapping[str, Any],
 ) -> None:
-    if spec.module is not layout.module:
-        raise UserError(
-            f"model {model!r} is a {spec.module.__name__}, and the layout {layout.name!r} of "
-            f"{source.path} is of a {layout.module.__name__}"
-        )
-    differing = _differing(layout, spec, told)
+    differing = _differing(layout, hyper_parameters, told)
     if differing:
         text = ", ".join(f"{k}={a!r} (the model has {b!r})" for k, (a, b) in differing.items())
         likely = candidates(layout, told)
         hint = f"it may be {listed(likely)}" if likely else "leave the model's name out"
-        raise UserError(f"{source.path} is not a {model!r}: it has {text}; {hint}")
+        model = "model as given" if name is None else repr(name)
+        raise UserError(f"{source.path} is not a {model}: it has {text}; {hint}")

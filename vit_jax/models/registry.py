@@ -45,6 +45,11 @@ class Preprocessing:
             raise UserError(naming.unknown("crop_mode", self.crop_mode, CROP_MODES))
 
 
+# As most models of ImageNet-1k are evaluated: Inception's preprocessing with its statistics.
+IMAGENET = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, crop_pct=0.875)
+CLIP = Preprocessing(CLIP_MEAN, CLIP_STD, crop_pct=1.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
     """A name's module class, its hyper-parameters, and its preprocessing."""

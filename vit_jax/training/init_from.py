@@ -22,7 +22,7 @@ from vit_jax.convert.adapt import Adaptation, adapt
 from vit_jax.convert.folder import Model
 from vit_jax.convert.layouts.base import differing
 from vit_jax.errors import UserError
-from vit_jax.models import PlainModule
+from vit_jax.models import PlainModule, registry
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.state import TrainState
 
@@ -64,10 +64,27 @@ def initial_state(
 def _load(config: ConfigDict, module: PlainModule) -> Model:
     """The model of `config.init_from`, its blocks scanned or not as the run's are."""
     source = config.init_from
-    name = config.model.name if pretrained.needs_name(source) else None
-    model, _ = pretrained.load(source, name, param_dtype=module.param_dtype, scan=module.scan)
+    if pretrained.needs_name(source):
+        model = _load_nameless(config, module)
+    else:
+        model, _ = pretrained.load(source, param_dtype=module.param_dtype, scan=module.scan)
     _check_same_network(config, model.module, module)
     return model
+
+
+def _load_nameless(config: ConfigDict, module: PlainModule) -> Model:
+    """A source that does not say what it is: it is the run's model, in its sizes or its name's."""
+    options = dict(param_dtype=module.param_dtype, scan=module.scan)
+    spec = registry.model_spec(config.model.name)
+    usual = spec.module(**spec.hyper_parameters)
+    sizes = {key: getattr(usual, key) for key in ("img_size", "patch_size")}
+    try:
+        return pretrained.load(config.init_from, module.clone(**sizes), **options)[0]
+    except UserError as of_name:
+        try:
+            return pretrained.load(config.init_from, module, **options)[0]
+        except UserError:
+            raise of_name from None
 
 
 def _check_same_network(config: ConfigDict, old: PlainModule, new: PlainModule) -> None:
@@ -79,6 +96,8 @@ def _check_same_network(config: ConfigDict, old: PlainModule, new: PlainModule) 
     announced = config.init_changes.hyper_parameters
     fields = {f.name for f in dataclasses.fields(new)} - SIZES
     found = differing(old, new, sorted(fields))
+    if _resamples(old, new) and old.pos_resample != new.pos_resample:
+        found["pos_resample"] = (old.pos_resample, new.pos_resample)
     idle = [name for name in announced if name not in found]
     if idle:
         raise UserError(
@@ -94,6 +113,13 @@ def _check_same_network(config: ConfigDict, old: PlainModule, new: PlainModule) 
             f"Take theirs ({settings}), or announce that they differ: "
             f"config.init_changes.hyper_parameters={tuple(found)}"
         )
+
+
+def _resamples(old: PlainModule, new: PlainModule) -> bool:
+    """Whether the way of resampling positions decides what the new module computes."""
+    if not (hasattr(old, "pos_resample") and old.pos_embed.startswith("learn")):
+        return False
+    return old.grid() != new.grid() or new.dynamic_img_size
 
 
 def _adapted(

@@ -78,7 +78,7 @@ def unknown_key(key: str, known: list[str]) -> str:
     return naming.unknown("configuration key", key, known)
 
 
-def _literal(text: str) -> object:
+def literal(text: str) -> object:
     """Returns the number, bool, None, text or tuple that `text` is a literal of, or `text`."""
     try:
         value = ast.literal_eval(text)
@@ -94,7 +94,7 @@ def _converted(key: str, old: object, text: str, is_open: bool) -> object:
         raise UserError(
             f"{key} is a section, not a value; set one of {', '.join(f'{key}.{x}' for x in old)}"
         )
-    new = _literal(text)
+    new = literal(text)
     if old is None or new is None or type(new) is type(old):
         return new
     if type(old) in (int, float) and type(new) in (int, float):

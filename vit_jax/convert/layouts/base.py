@@ -34,6 +34,9 @@ RUNTIME = frozenset(
         "pos_resample",
     ]
 )
+# Fields in which libraries differ about one and the same architecture; they leave no trace in the
+# shapes, and a source that tells them is right, whatever its name.
+DIALECT = frozenset(["act_layer", "norm_eps"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Layout:
         expresses: whether this is the layout of its name to write a module in.
         write_table: the mapping table of a module in the layout's standard form.
         preprocessing: how the source says its images are prepared, or None.
+        usual: how images are prepared for models of this layout where nobody says otherwise.
         write_files: the JSON files that belong beside the weights, by name.
     """
 
@@ -80,6 +84,7 @@ class Layout:
     expresses: Callable[[Any], bool]
     write_table: Callable[[Any], Table]
     preprocessing: Callable[[Source], Preprocessing | None]
+    usual: Preprocessing
     write_files: Callable[[Any, Preprocessing], dict[str, Json]]
 
 

@@ -242,6 +242,7 @@ def _layout(name: str, dialect: Dialect) -> Layout:
         expresses=functools.partial(_expresses, dialect),
         write_table=functools.partial(_write_table, dialect),
         preprocessing=lambda source: None,
+        usual=Preprocessing(),
         write_files=_no_files,
     )
 

@@ -5,6 +5,7 @@ always 64, and OpenAI's activation is QuickGELU. open_clip keeps the names and s
 configuration (`open_clip_config.json`, `model_cfg`) which activation it is.
 """
 
+import dataclasses
 import math
 import re
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from vit_jax.convert.layouts.base import Json, Layout, Source, width_ratio
 from vit_jax.convert.layouts.plain import Names, plain_table
 from vit_jax.convert.rules import Ignored, Table
-from vit_jax.models.registry import Preprocessing
+from vit_jax.models.registry import CLIP, Preprocessing
 from vit_jax.models.vit import VisionTransformer
 
 TEXT = "belongs to the text tower"
@@ -86,10 +87,19 @@ def _write_table(module: VisionTransformer) -> Table:
     return plain_table(module, NAMES)
 
 
-def _preprocessing(source: Source) -> Preprocessing:
-    mean = (0.48145466, 0.4578275, 0.40821073)
-    std = (0.26862954, 0.26130258, 0.27577711)
-    return Preprocessing(mean, std, "bicubic", 1.0)
+def _preprocessing(source: Source) -> Preprocessing | None:
+    """What open_clip's configuration says (`preprocess_cfg`)."""
+    cfg = (source.config or {}).get("preprocess_cfg")
+    if cfg is None:
+        return None
+    mode = {"shortest": "center", "squash": "squash"}[cfg.get("resize_mode", "shortest")]
+    return dataclasses.replace(
+        CLIP,
+        mean=tuple(cfg.get("mean", CLIP.mean)),
+        std=tuple(cfg.get("std", CLIP.std)),
+        interpolation=cfg.get("interpolation", CLIP.interpolation),
+        crop_mode=mode,
+    )
 
 
 def _no_files(module: VisionTransformer, prep: Preprocessing) -> dict[str, Json]:
@@ -107,6 +117,7 @@ LAYOUTS = (
         expresses=lambda module: module.pre_norm,
         write_table=_write_table,
         preprocessing=_preprocessing,
+        usual=CLIP,
         write_files=_no_files,
     ),
 )

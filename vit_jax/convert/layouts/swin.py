@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vit_jax.convert.layouts.base import Json, Layout, Source, square
+from vit_jax.convert.layouts.timm import timm_preprocessing
 from vit_jax.convert.layouts.transformers_files import (
     ACTIVATIONS,
     labels,
@@ -26,10 +27,11 @@ from vit_jax.convert.layouts.transformers_files import (
 from vit_jax.convert.rules import Ignored, Rule, Table, same, stacked
 from vit_jax.errors import UserError
 from vit_jax.models import registry
-from vit_jax.models.registry import Preprocessing
+from vit_jax.models.registry import IMAGENET, Preprocessing
 from vit_jax.models.swin import SwinTransformer
 from vit_jax.models.vit import pair
 
+USUAL = dataclasses.replace(IMAGENET, crop_pct=0.9)
 IGNORED = (
     Ignored("*relative_position_index", "follows from the size of a window"),
     Ignored("*relative_coords_table", "follows from the size of a window"),
@@ -336,19 +338,6 @@ def _for_each_stage(module: SwinTransformer) -> tuple[int, ...]:
     return (sizes,) * len(module.depths) if isinstance(sizes, int) else tuple(sizes)
 
 
-def _timm_preprocessing(source: Source) -> Preprocessing | None:
-    if source.config is None or "mean" not in source.config.get("pretrained_cfg", {}):
-        return None
-    cfg = source.config["pretrained_cfg"]
-    return Preprocessing(
-        tuple(cfg["mean"]),
-        tuple(cfg["std"]),
-        cfg.get("interpolation", "bicubic"),
-        cfg.get("crop_pct", 0.9),
-        cfg.get("crop_mode", "center"),
-    )
-
-
 # Transformers.
 
 DEFAULTS: Mapping[str, Any] = dict(
@@ -454,6 +443,7 @@ def _transformers(version: int) -> Layout:
         expresses=lambda module: module.version == version,
         write_table=functools.partial(_write_transformers_table, version),
         preprocessing=read_preprocessing,
+        usual=dataclasses.replace(USUAL, crop_pct=1.0, crop_mode="squash"),
         write_files=functools.partial(_write_transformers, version),
     )
 
@@ -470,7 +460,8 @@ LAYOUTS = (
         table=lambda module, source: swin_table(module, ORIGINAL),
         expresses=lambda module: True,
         write_table=lambda module: swin_table(module, ORIGINAL),
-        preprocessing=_timm_preprocessing,
+        preprocessing=timm_preprocessing,
+        usual=USUAL,
         write_files=lambda module, prep: {},
     ),
     Layout(
@@ -482,7 +473,8 @@ LAYOUTS = (
         table=lambda module, source: swin_table(module, TIMM),
         expresses=lambda module: True,
         write_table=lambda module: swin_table(module, TIMM),
-        preprocessing=_timm_preprocessing,
+        preprocessing=timm_preprocessing,
+        usual=USUAL,
         write_files=_write_timm,
     ),
 )

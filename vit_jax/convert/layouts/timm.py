@@ -19,7 +19,7 @@ from vit_jax.convert.layouts.plain import Names, plain_table
 from vit_jax.convert.rules import Constant, Ignored, Table, prefixed
 from vit_jax.errors import UserError
 from vit_jax.models import registry
-from vit_jax.models.registry import Preprocessing
+from vit_jax.models.registry import IMAGENET, Preprocessing
 from vit_jax.models.vit import VisionTransformer, pair
 
 # Arguments of timm's models that mean the same here.
@@ -349,7 +349,8 @@ def _write_files(module: VisionTransformer, prep: Preprocessing) -> dict[str, Js
     return {"config.json": config}
 
 
-def _preprocessing(source: Source) -> Preprocessing | None:
+def timm_preprocessing(source: Source) -> Preprocessing | None:
+    """What timm's `config.json` says, or None."""
     if source.config is None:
         return None
     cfg = source.config.get("pretrained_cfg", source.config)
@@ -386,7 +387,7 @@ def _layout(name: str, **parts: Any) -> Layout:
         name=name,
         family="vit",
         module=VisionTransformer,
-        preprocessing=_preprocessing,
+        preprocessing=timm_preprocessing,
         write_files=_write_files if name == "timm" else lambda module, prep: {},
         **parts,
     )
@@ -395,6 +396,7 @@ def _layout(name: str, **parts: Any) -> Layout:
 LAYOUTS = (
     _layout(
         "dinov2",
+        usual=IMAGENET,
         claims=_is_dinov2,
         read=_read_dinov2,
         table=_dinov2_table,
@@ -403,6 +405,7 @@ LAYOUTS = (
     ),
     _layout(
         "deit3",
+        usual=dataclasses.replace(IMAGENET, crop_pct=1.0),
         claims=_is_deit3,
         read=_read_deit3,
         table=lambda module, source: plain_table(module, DEIT3),
@@ -411,6 +414,7 @@ LAYOUTS = (
     ),
     _layout(
         "timm",
+        usual=Preprocessing(),
         claims=_is_timm,
         read=_read_timm,
         table=_timm_table,

@@ -4,6 +4,7 @@ Alone (`CLIPVisionModel`, `CLIPVisionModelWithProjection`, `SiglipVisionModel`) 
 tower (`CLIPModel`, `SiglipModel`), whose tensors are left where they are.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -17,7 +18,7 @@ from vit_jax.convert.layouts.transformers_files import (
 )
 from vit_jax.convert.rules import Ignored, Table
 from vit_jax.errors import UserError
-from vit_jax.models.registry import Preprocessing
+from vit_jax.models.registry import CLIP, HALF, Preprocessing
 from vit_jax.models.vit import VisionTransformer
 
 CLIP_DEFAULTS = dict(
@@ -45,6 +46,10 @@ SIGLIP_DEFAULTS = dict(
     vision_use_head=True,
 )
 DEFAULTS = {"clip": CLIP_DEFAULTS, "siglip": SIGLIP_DEFAULTS}
+USUAL = {
+    "clip": dataclasses.replace(CLIP, crop_mode="center_floor"),
+    "siglip": Preprocessing(HALF, HALF, crop_pct=1.0, crop_mode="squash"),
+}
 TITLES = {"clip": "CLIP", "siglip": "Siglip"}
 TEXT = "belongs to the text tower"
 IGNORED = (
@@ -159,6 +164,7 @@ def _layout(kind: str) -> Layout:
         expresses=functools.partial(_expresses, kind),
         write_table=functools.partial(_write_table, kind),
         preprocessing=read_preprocessing,
+        usual=USUAL[kind],
         write_files=functools.partial(_write_files, kind),
     )
 

@@ -1,5 +1,6 @@
 """DINOv2, with and without registers, as Hugging Face Transformers stores it."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -16,7 +17,7 @@ from vit_jax.convert.layouts.transformers_files import (
 )
 from vit_jax.convert.rules import Constant, Table
 from vit_jax.errors import UserError
-from vit_jax.models.registry import Preprocessing
+from vit_jax.models.registry import IMAGENET, Preprocessing
 from vit_jax.models.vit import VisionTransformer
 
 DEFAULTS = dict(
@@ -145,6 +146,7 @@ def _layout(kind: str) -> Layout:
         expresses=functools.partial(_expresses, kind),
         write_table=functools.partial(_write_table, kind),
         preprocessing=read_preprocessing,
+        usual=dataclasses.replace(IMAGENET, crop_mode="center_floor"),
         write_files=functools.partial(_write_files, kind),
     )
 

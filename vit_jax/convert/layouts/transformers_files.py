@@ -31,6 +31,7 @@ COMMON = {
     "in_chans": "num_channels",
     "norm_eps": "layer_norm_eps",
 }
+SCALE = 1 / 255  # what Transformers multiplies pixels by before mean and std
 RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
@@ -98,7 +99,15 @@ def read_preprocessing(source: Source) -> Preprocessing | None:
         return None
     mean, std = processor["image_mean"], processor["image_std"]
     if not processor.get("do_normalize", True):
-        mean, std = (0.0,) * 3, (1.0,) * 3
+        mean, std = (0.0,) * len(mean), (1.0,) * len(std)
+    factor = processor.get("rescale_factor", SCALE) if processor.get("do_rescale", True) else 1.0
+    if factor != SCALE:  # ours are statistics of values from 0 to 1
+        mean, std = ([x * SCALE / factor for x in row] for row in (mean, std))
+    if not processor.get("do_resize", True):
+        raise UserError(
+            "do_resize=false in preprocessor_config.json: pictures are resized here; set it to "
+            "true, with the size that they are meant to come to"
+        )
     kernel = processor.get("resample", 2)
     if kernel not in RESAMPLE:
         raise UserError(f"resample={kernel} in preprocessor_config.json: expected 2 or 3")
@@ -126,7 +135,7 @@ def write_preprocessing(prep: Preprocessing, img_size: Any, kind: str) -> dict[s
         "image_processor_type": kind,
         "do_resize": True,
         "do_rescale": True,
-        "rescale_factor": 1 / 255,
+        "rescale_factor": SCALE,
         "do_normalize": True,
         "image_mean": list(prep.mean),
         "image_std": list(prep.std),

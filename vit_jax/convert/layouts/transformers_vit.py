@@ -7,6 +7,7 @@ DeiT with one classifier keeps its distillation token and never looks at it: for
 one more token with a row in the position table, which is what we call a register.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -21,9 +22,13 @@ from vit_jax.convert.layouts.transformers_files import (
 )
 from vit_jax.convert.rules import Ignored, Table
 from vit_jax.errors import UserError
-from vit_jax.models.registry import Preprocessing
+from vit_jax.models.registry import HALF, IMAGENET, Preprocessing
 from vit_jax.models.vit import VisionTransformer
 
+USUAL = {
+    "vit": Preprocessing(HALF, HALF, "bilinear", 1.0, "squash"),
+    "deit": dataclasses.replace(IMAGENET, crop_mode="center_floor"),
+}
 DEFAULTS = dict(
     hidden_size=768,
     num_hidden_layers=12,
@@ -144,6 +149,7 @@ def _layout(kind: str) -> Layout:
         expresses=lambda module: _kind(module) == kind,
         write_table=functools.partial(_write_table, kind),
         preprocessing=read_preprocessing,
+        usual=USUAL[kind],
         write_files=functools.partial(_write_files, kind),
     )
 
