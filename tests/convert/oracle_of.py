@@ -3,6 +3,7 @@
 from vit_jax.convert.layouts import LAYOUTS, openai_clip
 from vit_jax.convert.oracles import timm, transformers
 from vit_jax.convert.oracles.oracle import Oracle, as_source
+from vit_jax.models import SwinTransformer
 
 [TIMM] = [x for x in LAYOUTS if (x.name, x.family) == ("timm", "vit")]
 
@@ -13,7 +14,7 @@ def oracle_of(case, model):
         return _openai(case.theirs)
     if case.library == "pre_logits":
         return _pre_logits(case.theirs)
-    family = "vit"
+    family = "swin" if isinstance(model.module, SwinTransformer) else "vit"
     if case.library == "transformers":
         family = case.theirs.config.model_type.removesuffix("_vision_model")
     [layout] = [x for x in LAYOUTS if (x.name, x.family) == (case.library, family)]

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.convert import cases
+from tests.convert import cases, swin_cases
 from tests.convert.oracle_of import oracle_of
 from vit_jax.convert import params, pretrained
+from vit_jax.models.vit import pair
 from vit_jax.objectives.classification import build_classification
 from vit_jax.training import optim, sharding
 from vit_jax.training.config import base_config
@@ -24,14 +25,31 @@ STEPS, WARMUP, ROWS = 10, 4, 6
 LR, DECAY, CLIP = 3e-3, 0.1, 0.5
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 RULES = sharding.make_rules(base_config().sharding_rules)
-FAMILIES = {"vit": "vit_classifier", "vit of timm": "timm_vit"}
+
+
+def swin(version):
+    """A case of Swin, without the stochastic depth that our names have in training."""
+
+    def build(folder, dtype):
+        theirs = swin_cases.transformers_folder(folder, version)
+        return cases.Built(folder, theirs, "transformers", dict(drop_path_rate=0.0))
+
+    return build
+
+
+FAMILIES = {
+    "vit": cases.CASES["vit_classifier"],
+    "vit of timm": cases.CASES["timm_vit"],
+    "swin": swin(1),
+    "swin v2": swin(2),
+}
 
 
 def batches(module):
     rng = np.random.default_rng(0)
     for _ in range(STEPS):
         yield {
-            "image": rng.integers(0, 256, (ROWS, *module.img_size, 3), np.uint8),
+            "image": rng.integers(0, 256, (ROWS, *pair(module.img_size), 3), np.uint8),
             "label": rng.integers(0, cases.CLASSES, ROWS, np.int32),
         }
 
@@ -52,7 +70,7 @@ def train_ours(model):
     mesh = jax.sharding.Mesh(devices, sharding.AXES)
     optimizer = optim.make_optimizer(settings, model.params, settings.total_steps, 1.0)
     batch = {
-        "image": jax.ShapeDtypeStruct((1, *model.module.img_size, 3), jnp.float64),
+        "image": jax.ShapeDtypeStruct((1, *pair(model.module.img_size), 3), jnp.float64),
         "label": jax.ShapeDtypeStruct((1,), jnp.int32),
     }
     factory = StateFactory(
@@ -122,11 +140,20 @@ def clip(weights):
     return norm
 
 
+@pytest.fixture
+def unoptimised():
+    """The step runs ten times: it is compiled for less long than it would take to be made fast."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ten_steps_of_adamw(tmp_path, family):
-    built = cases.CASES[FAMILIES[family]](tmp_path, torch.float32)
+    built = FAMILIES[family](tmp_path, torch.float32)
     with jax.enable_x64(True):
-        model, _ = pretrained.load(built.path, param_dtype="float64", scan=True)
+        model, _ = pretrained.load(built.path, param_dtype="float64", scan=True, **built.options)
         oracle = oracle_of(built, model)
         before = params.by_path(model.params)
         ours, our_norms = train_ours(model)

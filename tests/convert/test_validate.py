@@ -169,9 +169,9 @@ def test_the_report_file_is_tried_before_the_work(classifier, tmp_path, monkeypa
         raise UserError("the long work")
 
     monkeypatch.setattr(validate_module, "_load", stop)
-    with pytest.raises(UserError, match="cannot write .*: .*Is a directory"):
+    with pytest.raises(UserError, match=r"cannot write .*: .*Is a directory"):
         validate(classifier, json_file=tmp_path)
-    with pytest.raises(UserError, match="cannot write .*nowhere"):
+    with pytest.raises(UserError, match=r"cannot write .*nowhere"):
         validate(classifier, json_file=tmp_path / "nowhere" / "report.json")
     (tmp_path / "old.json").write_text("{}")
     for name in ("old.json", "new.json"):
