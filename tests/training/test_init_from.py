@@ -11,6 +11,7 @@ from flax import traverse_util
 import vit_jax
 from tests.training import tiny
 from vit_jax.convert import folder
+from vit_jax.convert.export import export
 from vit_jax.errors import UserError
 from vit_jax.training.checkpoint import saved_steps
 from vit_jax.training.experiment import Experiment
@@ -132,3 +133,39 @@ def test_a_source_that_is_not_there(config, tmp_path):
     config.init_from = str(tmp_path / "nothing")
     with pytest.raises(UserError, match="nothing"):
         vit_jax.train(config, tmp_path / "run")
+
+
+def test_how_positions_are_resampled_is_compared_where_it_matters(config, source, tmp_path):
+    config.model.pos_resample = "bicubic_offset"
+    first_state(config, tmp_path)  # the same grid: nothing is resampled
+    config.model.img_size = 12
+    config.init_changes.resampled = ("pos_embed/*",)
+    told = "pos_resample is 'bicubic_antialias' there, 'bicubic_offset' here"
+    with pytest.raises(UserError, match=told):
+        first_state(config, tmp_path)
+    config.init_changes.hyper_parameters = ("pos_resample",)
+    first_state(config, tmp_path)
+    config.model.img_size = 8
+    config.init_changes.resampled = ()
+    with pytest.raises(UserError, match="do not differ"):
+        first_state(config, tmp_path)
+    config.init_changes.hyper_parameters = ()
+    config.model.dynamic_img_size = True
+    with pytest.raises(UserError, match=told):
+        first_state(config, tmp_path)
+
+
+@pytest.mark.parametrize("img_size", [8, 12])
+def test_a_file_without_a_name_is_the_runs_own_model(config, source, tmp_path, img_size):
+    """Its sizes are the run's, which no name has; where they do not fit, the error says so."""
+    export(folder.read(source), tmp_path / "out", "timm")
+    (tmp_path / "out" / "config.json").unlink()
+    config.init_from = str(tmp_path / "out" / "model.safetensors")
+    config.model.img_size = img_size
+    if img_size == 8:
+        state = first_state(config, tmp_path / "run")
+        kernel = state.params["head"]["kernel"]
+        np.testing.assert_array_equal(kernel, folder.read(source).params["head"]["kernel"])
+    else:
+        with pytest.raises(UserError, match="patch_size=2"):
+            first_state(config, tmp_path / "run")
