@@ -1,8 +1,9 @@
 """Models: pure Flax modules, found and built by name."""
 
-from vit_jax.models import swin, vit  # register their names
+from vit_jax.models import mae, swin, vit  # register their names
 from vit_jax.models.layers.encoder import stack_blocks, unstack_blocks
 from vit_jax.models.layers.resample import resample_patch_embed, resample_pos_embed
+from vit_jax.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput
 from vit_jax.models.partitioning import PlainModule, logical_axes
 from vit_jax.models.registry import (
     Preprocessing,
@@ -18,6 +19,8 @@ from vit_jax.models.vit import Intermediates, VisionTransformer
 
 __all__ = [
     "Intermediates",
+    "MaskedAutoencoder",
+    "MaskedAutoencoderOutput",
     "PlainModule",
     "Preprocessing",
     "SwinIntermediates",
@@ -27,6 +30,7 @@ __all__ = [
     "field_ranges",
     "list_models",
     "logical_axes",
+    "mae",
     "model_spec",
     "preprocessing",
     "resample_params",

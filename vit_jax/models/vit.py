@@ -9,6 +9,7 @@ choice of hyper-parameters, listed by name at the end of this file under the nam
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -130,7 +131,8 @@ class VisionTransformer(PlainModule):
         dist_token: a distillation token after it (DeiT), with a head of its own; the logits are
             the mean of both heads.
         reg_tokens: how many register tokens follow (Darcet et al. 2024).
-        pos_embed: "learn", "learn_2d", "sincos_1d", "sincos_2d" or "none".
+        pos_embed: "learn", "learn_2d", "sincos_1d", "sincos_2d", "sincos_2d_table" or "none" (see
+            `layers.position`).
         pos_resample: how a learned table is resized for another grid: "bicubic_antialias" (timm),
             "bicubic", "bicubic_offset" (DINO, and DINOv2 without registers) or
             "bilinear_antialias" (see `layers.resample`).
@@ -410,20 +412,51 @@ class VisionTransformer(PlainModule):
             `Intermediates`.
         """
         check_capture(capture)
-        stochastic = train and self._drops()
-        keys = split(self.make_rng("dropout") if stochastic else None, 3)
-        embedding, angles = self.embed(images, keys[0])
-        stacked = tuple(name for name in CAPTURES if name in capture)
-        tokens, found = self.encoder(embedding, angles, keys[1], stacked)
-        features = self.normalize(tokens)
-        output = self.classify(self.pool(features), keys[2])
+        *keys, key_head = split(self.dropout_key(train), 3)
+        features, found = self.features(images, keys, capture=capture)
+        output = self.classify(self.pool(features), key_head)
         if not capture:
             return output
-        found |= {"embedding": embedding, "features": features}
         return output, Intermediates(**{name: found[name] for name in capture})
 
-    def embed(self, images: jax.Array, key: Key = None) -> tuple[jax.Array, jax.Array | None]:
-        """Tokens that enter the first block `(b, n, d)`, and their rotary angles or None."""
+    def dropout_key(self, train: bool) -> Key:
+        """The key of everything that training leaves out, or None where nothing is."""
+        drops = any(getattr(self, rate) > 0 for rate in _RATES)
+        return self.make_rng("dropout") if train and drops else None
+
+    def features(
+        self,
+        images: jax.Array,
+        keys: Sequence[Key] = (None, None),
+        kept: jax.Array | None = None,
+        capture: tuple[str, ...] = (),
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Tokens after the final norm `(b, n, d)`, and the `Intermediates` by name.
+
+        Args:
+            images: see `__call__`.
+            keys: of dropout at the embedding and in the blocks, or None.
+            kept: see `embed`.
+            capture: see `__call__`; attention and tokens of blocks are there if they are named.
+        """
+        key_embed, key_blocks = keys
+        embedding, angles = self.embed(images, key_embed, kept)
+        stacked = tuple(name for name in CAPTURES if name in capture)
+        tokens, found = self.encoder(embedding, angles, key_blocks, stacked)
+        features = self.normalize(tokens)
+        return features, {**found, "embedding": embedding, "features": features}
+
+    def embed(
+        self, images: jax.Array, key: Key = None, kept: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Tokens that enter the first block `(b, n, d)`, and their rotary angles or None.
+
+        Args:
+            images: see `__call__`.
+            key: of dropout, or None.
+            kept: which patches are looked at, and in which order: raster indices `(b, k)`. None
+                for all, or in training those that `patch_drop_rate` leaves.
+        """
         self._check_images(images)
         key_pos, key_patch = split(key, 2)
         if self.resnet_layers is not None:
@@ -435,7 +468,8 @@ class VisionTransformer(PlainModule):
             x = x + self._position_rows(grid).astype(x.dtype)
         x = dropout(x, self.pos_drop_rate, key_pos)
         angles = self._angles(grid)
-        kept = kept_patches(key_patch, b, grid[0] * grid[1], self.patch_drop_rate)
+        if kept is None:
+            kept = kept_patches(key_patch, b, grid[0] * grid[1], self.patch_drop_rate)
         if kept is not None:
             prefix, patches = jnp.split(x, [self.num_prefix_tokens], axis=1)
             patches = jnp.take_along_axis(patches, kept[:, :, None], axis=1)
@@ -486,9 +520,6 @@ class VisionTransformer(PlainModule):
         """Logits of class and distillation token `(b, 2, num_classes)`, each from its own head."""
         pooled = dropout(pooled, self.drop_rate, key)
         return jnp.stack([self.head(pooled[:, 0]), self.head_dist(pooled[:, 1])], axis=1)
-
-    def _drops(self) -> bool:
-        return any(getattr(self, rate) > 0 for rate in _RATES)
 
     def _check_images(self, images: jax.Array) -> None:
         if images.ndim != 4 or images.shape[-1] != self.in_chans:
@@ -545,16 +576,11 @@ class VisionTransformer(PlainModule):
         rows, columns = self.grid((height, width))
         patches, d = rows * columns, self.embed_dim
         n = patches + self.num_prefix_tokens
-        ph, pw = pair(self.patch_size)
-        mlp = (3 if self.mlp_layer == "swiglu" else 2) * d * self.mlp_hidden
-        total, channels = 0, self.in_chans
-        if self.resnet_layers is not None:
-            total += resnet.resnet_flops(self.resnet_layers, height, width, channels)
-            channels = resnet.resnet_channels(self.resnet_layers)
-        total += 2 * patches * ph * pw * channels * d
-        total += self.depth * 2 * (n * (4 * d * d + mlp) + 2 * n * n * d)
+        total = self.patch_flops(height, width)
+        total += self.depth * self.block_flops(n, d, self.mlp_hidden)
         if self.global_pool == "map":
             pooled = n if self.pool_include_prefix else patches
+            mlp = self.mlp_matrices * d * self.mlp_hidden
             total += 2 * (pooled * 2 * d * d + 2 * pooled * d + 2 * d * d + mlp)
         outputs = n if self.global_pool == "none" else 1
         width_in = 2 * d if self.global_pool == "token_avg" else d
@@ -562,6 +588,25 @@ class VisionTransformer(PlainModule):
             total += 2 * outputs * width_in * self.representation_size
             width_in = self.representation_size
         return total + 2 * outputs * width_in * self.num_classes * (2 if self.dist_token else 1)
+
+    @property
+    def mlp_matrices(self) -> int:
+        """Matrices of width times hidden width in an MLP."""
+        return 3 if self.mlp_layer == "swiglu" else 2
+
+    def patch_flops(self, height: int, width: int) -> int:
+        """Operations of a ResNet in front and of the patch embedding, for one image."""
+        (rows, columns), (ph, pw) = self.grid((height, width)), pair(self.patch_size)
+        total, channels = 0, self.in_chans
+        if self.resnet_layers is not None:
+            total += resnet.resnet_flops(self.resnet_layers, height, width, channels)
+            channels = resnet.resnet_channels(self.resnet_layers)
+        return total + 2 * rows * columns * ph * pw * channels * self.embed_dim
+
+    def block_flops(self, n: int, d: int, hidden: int) -> int:
+        """Operations of one block on n tokens of width d."""
+        mlp = self.mlp_matrices * d * hidden
+        return 2 * (n * (4 * d * d + mlp) + 2 * n * n * d)
 
 
 # The names. Sizes: B, L and H of ViT (table 1), Ti and S of DeiT (Touvron et al. 2021, table 1), g

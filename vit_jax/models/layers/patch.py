@@ -11,6 +11,21 @@ from vit_jax.models.layers.linear import Linear, named
 from vit_jax.models.layers.norm import make_norm
 
 
+def patchify(images: jax.Array, patch: tuple[int, int]) -> jax.Array:
+    """Cuts images `(b, h * p, w * q, c)` into rows of pixels `(b, h * w, p * q * c)`."""
+    b, height, width, c = images.shape
+    p, q = patch
+    cut = images.reshape(b, height // p, p, width // q, q, c).swapaxes(2, 3)
+    return cut.reshape(b, -1, p * q * c)
+
+
+def unpatchify(patches: jax.Array, grid: tuple[int, int], patch: tuple[int, int]) -> jax.Array:
+    """Puts rows of pixels `(b, h * w, p * q * c)` together to images; inverse of `patchify`."""
+    (h, w), (p, q) = grid, patch
+    cut = patches.reshape(len(patches), h, w, p, q, -1).swapaxes(2, 3)
+    return cut.reshape(len(patches), h * p, w * q, -1)
+
+
 class PatchEmbed(nn.Module):
     """A linear map of each non-overlapping patch (Dosovitskiy et al. 2021, eq. 1).
 

@@ -6,6 +6,7 @@
 | "learn_2d" | one row for each grid row plus one for each grid column | the same, "2-D" |
 | "sincos_1d" | sine and cosine of the raster index | Vaswani et al. (2017), section 3.5 |
 | "sincos_2d" | half the channels for the column, half for the row | MAE (He et al. 2022), A.1 |
+| "sincos_2d_table" | the same, kept as a table that no gradient reaches | MAE's checkpoints |
 | "none" | nothing is added | |
 """
 
@@ -20,7 +21,9 @@ from vit_jax.errors import UserError
 from vit_jax.models.layers.linear import named
 from vit_jax.models.layers.resample import resample_grid, resample_pos_embed
 
-POS_EMBEDS = ("learn", "learn_2d", "sincos_1d", "sincos_2d", "none")
+POS_EMBEDS = ("learn", "learn_2d", "sincos_1d", "sincos_2d", "sincos_2d_table", "none")
+# One row a token among the parameters: the same network, trained or not.
+TABLES = ("learn", "sincos_2d_table")
 
 
 def sincos(positions: np.ndarray, dim: int, temperature: float = 10_000.0) -> np.ndarray:
@@ -59,7 +62,8 @@ class PositionEmbed(nn.Module):
         dim: width of a token.
         num_prefix_tokens: rows in front for class, distillation and register tokens. Learned for
             "learn"; zeros (nothing is added) for the other kinds.
-        resample: how learned tables are resized for other grids, see `layers.resample`.
+        resample: how tables among the parameters are resized for other grids, see
+            `layers.resample`.
     """
 
     kind: str
@@ -72,7 +76,8 @@ class PositionEmbed(nn.Module):
     def setup(self) -> None:  # noqa: D102
         init = named(nn.initializers.normal(0.02), None, None, "embed")
         rows, columns = self.grid
-        if self.kind == "learn":
+        if self.kind in TABLES:
+            init = init if self.kind == "learn" else named(self._fixed, None, None, "embed")
             shape = (1, self.num_prefix_tokens + rows * columns, self.dim)
             self.table = self.param("table", init, shape, self.param_dtype)
         elif self.kind == "learn_2d":
@@ -82,10 +87,11 @@ class PositionEmbed(nn.Module):
             raise UserError(f"pos_embed={self.kind!r} is unknown; choose one of {POS_EMBEDS}")
 
     def __call__(self, grid: tuple[int, int]) -> jax.Array:
-        """Rows for `grid`, `(1, num_prefix_tokens + h * w, dim)`; learned tables are resampled."""
-        if self.kind == "learn":
+        """Rows for `grid`, `(1, num_prefix_tokens + h * w, dim)`; stored tables are resampled."""
+        if self.kind in TABLES:
             prefix = self.num_prefix_tokens
-            return resample_pos_embed(self.table, self.grid, grid, prefix, self.resample)
+            table = self.table if self.kind == "learn" else jax.lax.stop_gradient(self.table)
+            return resample_pos_embed(table, self.grid, grid, prefix, self.resample)
         if self.kind == "learn_2d":
             row = resample_grid(self.row, (grid[0], 1), self.resample)
             column = resample_grid(self.column, (1, grid[1]), self.resample)
@@ -93,3 +99,9 @@ class PositionEmbed(nn.Module):
         else:
             patches = jnp.asarray(sincos_table(self.kind, grid, self.dim))
         return jnp.pad(patches, ((self.num_prefix_tokens, 0), (0, 0)))[None]
+
+    def _fixed(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """The table of "sincos_2d_table" `(1, n, dim)`; nothing in it is drawn."""
+        del key, shape
+        patches = sincos_table("sincos_2d", self.grid, self.dim)
+        return jnp.asarray(np.pad(patches, ((self.num_prefix_tokens, 0), (0, 0)))[None], dtype)
