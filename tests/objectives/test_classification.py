@@ -1,3 +1,4 @@
+import dataclasses
 import types
 
 import jax
@@ -13,6 +14,7 @@ from vit_jax.objectives import (
     losses,
     objective_defaults,
 )
+from vit_jax.objectives.mixing import Mixing
 
 TINY = dict(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, num_classes=6)
 
@@ -125,7 +127,9 @@ def test_defaults_are_those_of_the_builder():
         "loss": "softmax",
         "label_smoothing": 0.0,
         "class_reduction": "mean",
+        **dataclasses.asdict(Mixing()),
     }
+    assert not Mixing().active
 
 
 def test_results_read_as_a_sentence():

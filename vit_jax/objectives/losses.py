@@ -41,20 +41,35 @@ def targets(labels: jax.Array, logits: jax.Array, label_smoothing: float = 0.0) 
     """
     if not 0.0 <= label_smoothing < 1.0:
         raise UserError(f"label_smoothing is {label_smoothing}; expected 0 <= s < 1")
-    num_classes = logits.shape[-1]
+    result = distribution(labels, logits.shape, logits.dtype)
+    return result * (1.0 - label_smoothing) + label_smoothing / logits.shape[-1]
+
+
+def distribution(labels: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """Returns labels as distributions over the classes.
+
+    Args:
+      labels: (b,) integers or (b, classes) floats.
+      shape: (b, classes), of the logits and of the result.
+      dtype: of the result.
+
+    Returns:
+      (b, classes); NaN in the rows of integer labels outside [0, classes).
+
+    Raises:
+      UserError: labels that are neither of the two forms.
+    """
     integer = jnp.issubdtype(labels.dtype, jnp.integer)
-    if integer and labels.shape == logits.shape[:-1]:
-        named = _named(labels, num_classes)
+    if integer and labels.shape == shape[:-1]:
+        named = _named(labels, shape[-1])
         known = named.any(-1, keepdims=True)
-        result = jnp.where(known, named, jnp.nan).astype(logits.dtype)
-    elif not integer and labels.shape == logits.shape:
-        result = labels.astype(logits.dtype)
-    else:
-        raise UserError(
-            f"labels of shape {labels.shape} and dtype {labels.dtype} do not fit logits of shape "
-            f"{logits.shape}: give integers {logits.shape[:-1]} or floats {logits.shape}"
-        )
-    return result * (1.0 - label_smoothing) + label_smoothing / num_classes
+        return jnp.where(known, named, jnp.nan).astype(dtype)
+    if not integer and labels.shape == shape:
+        return labels.astype(dtype)
+    raise UserError(
+        f"labels of shape {labels.shape} and dtype {labels.dtype} do not fit logits of shape "
+        f"{shape}: give integers {shape[:-1]} or floats {shape}"
+    )
 
 
 def softmax_cross_entropy(
