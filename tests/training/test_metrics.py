@@ -14,8 +14,10 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from vit_jax.errors import UserError
 from vit_jax.training.metrics import MetricWriter, ProgressBar, read_metrics
 
 
@@ -181,6 +183,25 @@ def test_tensorboard_shows_the_steps_of_a_resumed_run_once(tmp_path):
     assert shown == [(10, 10), (20, 20), (30, 30.5), (40, 40.5), (50, 50.5)]
     write_steps(tmp_path, [10], offset=0.25)
     assert [(e.step, e.value) for e in tensorboard(tmp_path, "train/loss")] == [(10, 10.25)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tensorboard_shows_pictures(tmp_path, channels):
+    """The pixels that TensorBoard decodes are those that were written."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)
+    writer = MetricWriter(tmp_path)
+    writer.write_pictures(300, "test", {"painted": pixels})
+    writer.write_pictures(301, "test", {})
+    for wrong in (pixels.astype(float), pixels[..., 0], pixels.repeat(2, axis=2)):
+        with pytest.raises(UserError, match=r"expected \(height, width, 1 or 3\) and uint8"):
+            writer.write_pictures(302, "test", {"painted": wrong})
+    writer.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    (shown,) = events.Images("test/painted")
+    assert (shown.step, shown.height, shown.width) == (300, 5, 7)
+    decoded = np.asarray(Image.open(io.BytesIO(shown.encoded_image_string)))
+    np.testing.assert_array_equal(decoded.reshape(pixels.shape), pixels)
 
 
 def test_only_process_0_writes(tmp_path, monkeypatch, capsys):

@@ -12,11 +12,13 @@ from flax import linen as nn
 from vit_jax import naming, ranges
 from vit_jax.objectives.base import EvaluationContext, Objective
 from vit_jax.objectives.classification import Classification, build_classification
+from vit_jax.objectives.mae import MaskedAutoencoding, build_mae
 
 __all__ = [
     "OBJECTIVES",
     "Classification",
     "EvaluationContext",
+    "MaskedAutoencoding",
     "Objective",
     "build_objective",
     "objective_defaults",
@@ -26,6 +28,7 @@ __all__ = [
 # Name in config.objective.name -> builder(module, *, options with their defaults).
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "classification": build_classification,
+    "mae": build_mae,
 }
 
 

@@ -11,6 +11,7 @@ an `Objective` and calls its methods in this order:
     # every evaluation:
     results = objective.evaluation(context)
     print(objective.describe(results))
+    pictures = objective.pictures(context)                          # for TensorBoard
 
 Two trees make up what the objective owns:
 
@@ -37,6 +38,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from flax import linen as nn
 
 Params = Any
@@ -44,13 +46,23 @@ Extra = Any
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 PerExample = Callable[[Params, Extra, Batch], Metrics]
+OfBatch = Callable[[Params, Extra, Batch], Any]
 
 
 class EvaluationContext(Protocol):
-    """What the loop lends to `Objective.evaluation`: the state and the evaluation data."""
+    """What the loop lends to `Objective.evaluation`: the state and the evaluation data.
+
+    Attributes:
+      params: the trained tree, or its moving average.
+      extra: the carried tree.
+      mean: of the normalisation of images, per channel, on a scale of 0 to 1.
+      std: of the normalisation, per channel.
+    """
 
     params: Params
     extra: Extra
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def masked_means(self, per_example: PerExample) -> dict[str, float]:
         """Runs `per_example` over the whole evaluation split and averages each of its values.
@@ -59,6 +71,16 @@ class EvaluationContext(Protocol):
 
         Args:
           per_example: traced once; like `Objective.evaluate`.
+        """
+
+    def on_first_batch(self, function: OfBatch) -> Any:
+        """Runs `function` on the first batch of the evaluation split.
+
+        Args:
+          function: traced once; from parameters, carried tree and batch to a tree of arrays.
+
+        Returns:
+          The tree with NumPy arrays, on every process.
         """
 
 
@@ -178,6 +200,17 @@ class Objective:
           context: the state to be evaluated and the means to run over the data.
         """
         return context.masked_means(self.evaluate)
+
+    def pictures(self, context: EvaluationContext) -> dict[str, np.ndarray]:
+        """Returns pictures `(height, width, 1 or 3)` uint8 by plain names, to log beside results.
+
+        Not traced; called after each evaluation of a run. By default none.
+
+        Args:
+          context: as of `evaluation`.
+        """
+        del context
+        return {}
 
     def describe(self, results: dict[str, float]) -> str:
         """Returns the results of `evaluation` as a short line for people.

@@ -11,14 +11,14 @@ import numpy as np
 
 from vit_jax import data
 from vit_jax.errors import MissingFileError, UserError
-from vit_jax.objectives.base import PerExample
+from vit_jax.objectives.base import OfBatch, PerExample
 from vit_jax.training import checkpoint, classes, distributed, overrides, run_folder
 from vit_jax.training.config import OPEN_SECTIONS
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.record import Record
 from vit_jax.training.resolve import check, resolve
 from vit_jax.training.state import TrainState
-from vit_jax.training.step import make_masked_sums
+from vit_jax.training.step import make_masked_sums, make_of_batch
 
 
 class Evaluator:
@@ -39,10 +39,27 @@ class Evaluator:
 
         The running average of the parameters is evaluated where the state has one.
         """
-        context = Context(self, state.averaged_params, state.extra)
         with self._experiment.activate():
-            results = self._experiment.objective.evaluation(context)
+            results = self._experiment.objective.evaluation(self._context(state))
         return {name: float(value) for name, value in results.items()}
+
+    def pictures(self, state: TrainState) -> dict[str, np.ndarray]:
+        """Returns the pictures of the objective, by plain names; of the running average as well."""
+        with self._experiment.activate():
+            return self._experiment.objective.pictures(self._context(state))
+
+    def _context(self, state: TrainState) -> "Context":
+        mean, std = self._experiment.mean_std
+        return Context(self, state.averaged_params, state.extra, mean, std)
+
+    def on_first_batch(self, function: OfBatch, params: Any, extra: Any) -> Any:
+        """Returns what `function` makes of the split's first batch, as NumPy arrays."""
+        if function not in self._jitted:
+            self._jitted[function] = make_of_batch(
+                function, self._experiment.normalize, self._experiment.replicated
+            )
+        with self._experiment.eval_batches(self._source) as batches:
+            return jax.device_get(self._jitted[function](params, extra, next(batches)))
 
     def masked_means(self, per_example: PerExample, params: Any, extra: Any) -> dict[str, float]:
         """Returns the means of what `per_example` says of each example of the split.
@@ -102,13 +119,25 @@ class Evaluator:
 class Context:
     """What the loop lends to `Objective.evaluation`, see `vit_jax.objectives.base`."""
 
-    def __init__(self, evaluator: Evaluator, params: Any, extra: Any):
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        params: Any,
+        extra: Any,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ):
         self.params, self.extra = params, extra
+        self.mean, self.std = mean, std
         self._evaluator = evaluator
 
     def masked_means(self, per_example: PerExample) -> dict[str, float]:
         """Returns the means of `per_example` over the split, each example counted once."""
         return self._evaluator.masked_means(per_example, self.params, self.extra)
+
+    def on_first_batch(self, function: OfBatch) -> Any:
+        """Returns what `function` makes of the first batch of the split, as NumPy arrays."""
+        return self._evaluator.on_first_batch(function, self.params, self.extra)
 
 
 def evaluate(

@@ -1,16 +1,19 @@
-"""Scalars in TensorBoard's event files, written without TensorBoard.
+"""Scalars and pictures in TensorBoard's event files, written without TensorBoard.
 
 The writers that exist bring in what training must not load: tensorboardX imports PyTorch and
-TensorBoard's own imports TensorFlow where they are installed. The part of the format that scalars
+TensorBoard's own imports TensorFlow where they are installed. The part of the format that these
 need is small. A file is a sequence of TFRecords (length, its checksum, data, its checksum), each
 holding one `Event` message of tensorboard/compat/proto/event.proto in protocol-buffer encoding.
 """
 
+import io
 import os
 import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 _MASK = 0xFFFFFFFF
 _VARINT, _DOUBLE, _BYTES, _FLOAT = 0, 1, 2, 5  # wire types of protocol buffers
@@ -18,7 +21,7 @@ _SESSION_START = 1  # SessionLog.SessionStatus.START
 
 
 class EventWriter:
-    """Appends scalars to a new event file of a run's folder."""
+    """Appends scalars and pictures to a new event file of a run's folder."""
 
     def __init__(self, folder: str | os.PathLike[str], first_step: int = 0):
         """Opens a new file; the earlier files of the folder stay as they are.
@@ -46,6 +49,22 @@ class EventWriter:
         self._record(_field(5, _BYTES, summary), step)
         self._file.flush()
 
+    def pictures(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Writes named pictures `(height, width, 1 or 3)`, uint8, of one step and flushes them.
+
+        A message holds its size, the number of its colour channels and the picture as PNG
+        (`Summary.Image` of tensorboard/compat/proto/summary.proto).
+        """
+        summary = b""
+        for name, pixels in values.items():
+            sizes = zip((1, 2, 3), pixels.shape)
+            image = b"".join(_field(number, _VARINT, size) for number, size in sizes)
+            image += _field(4, _BYTES, _png(pixels))
+            entry = _field(1, _BYTES, name.encode()) + _field(4, _BYTES, image)
+            summary += _field(1, _BYTES, entry)
+        self._record(_field(5, _BYTES, summary), step)
+        self._file.flush()
+
     def close(self) -> None:
         """Closes the file; closing twice is allowed."""
         self._file.close()
@@ -54,6 +73,15 @@ class EventWriter:
         event = _field(1, _DOUBLE, time.time()) + _field(2, _VARINT, step) + what
         length = struct.pack("<Q", len(event))
         self._file.write(length + _masked_crc(length) + event + _masked_crc(event))
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    grey = pixels.shape[-1] == 1
+    Image.fromarray(pixels[..., 0] if grey else pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _field(number: int, wire_type: int, value: bytes | float) -> bytes:

@@ -33,6 +33,7 @@ class Experiment:
       batch_sharding: of every array of a batch.
       replicated: of what every device holds as a whole.
       state_factory: shapes, shardings and creation of the state.
+      mean_std: of the images' normalisation, one each for every channel.
       normalize: of the images, on the devices.
     """
 
@@ -57,7 +58,8 @@ class Experiment:
         resolve.check_batches(config, self.batch_shards, jax.process_count())
         self.module = build_module(config.model)
         self.image_shape = (*_pair(self.module.img_size), self.module.in_chans)
-        self.normalize = make_normalize(*_mean_std(config, self.module.in_chans))
+        self.mean_std = _mean_std(config, self.module.in_chans)
+        self.normalize = make_normalize(*self.mean_std)
         self._train_transform = self._transform("train_transform")
         self._eval_transform = self._transform("eval_transform")
         self.objective = build_objective(config, self.module)
@@ -170,7 +172,7 @@ def _naming(key: str) -> Iterator[None]:
         raise UserError(f"{key}: {error}") from error
 
 
-def _mean_std(config: ConfigDict, channels: int) -> tuple[Sequence[float], Sequence[float]]:
+def _mean_std(config: ConfigDict, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation for normalisation, one each for every channel."""
     preprocessing = models.preprocessing(config.model.name)
     found = []

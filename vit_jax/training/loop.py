@@ -242,7 +242,9 @@ class _Run:
         results = self._evaluator(self._state)
         may_skip = self._config.data.on_error == "skip"
         counts = {"skipped": self._evaluator.skipped} if may_skip else {}
-        self._writer.write(self._step, self._config.data.eval_split, {**results, **counts})
+        split = self._config.data.eval_split
+        self._writer.write(self._step, split, {**results, **counts})
+        self._writer.write_pictures(self._step, split, self._evaluator.pictures(self._state))
         self._bar.write(self._evaluator.report(self._step, results))
         self._monitor.pause()
         return results

@@ -70,6 +70,27 @@ class MetricWriter:
         self._file.flush()
         self._events.scalars(int(step), {f"{split}/{k}": v for k, v in numbers.items()})
 
+    def write_pictures(self, step: int, split: str, values: Mapping[str, np.ndarray]) -> None:
+        """Writes pictures of one step, for TensorBoard alone.
+
+        Args:
+          step: number of updates made.
+          split: of what; TensorBoard shows `split/name`.
+          values: by plain name, `(height, width, 1 or 3)`, uint8.
+
+        Raises:
+          UserError: a value that is no such picture.
+        """
+        if self._events is None or not values:
+            return
+        for name, pixels in values.items():
+            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in (1, 3):
+                raise UserError(
+                    f"picture {name!r} has shape {pixels.shape} and dtype {pixels.dtype}; expected "
+                    "(height, width, 1 or 3) and uint8"
+                )
+        self._events.pictures(int(step), {f"{split}/{k}": v for k, v in values.items()})
+
     def close(self) -> None:
         """Closes the files; closing twice is allowed."""
         for file in (self._file, self._events):

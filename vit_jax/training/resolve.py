@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from vit_jax import models
 from vit_jax.errors import UserError
 from vit_jax.training import overrides
 from vit_jax.training.allowed import check_values
@@ -39,7 +40,9 @@ def resolve(config: ConfigDict, train_examples: int, classes: int) -> ConfigDict
     ):
         _in_steps(config, what, per_epoch, least)
     if config.model.get("num_classes") is None:
-        config.model.num_classes = classes
+        # A model that has no head, such as a masked autoencoder, takes no classes.
+        fits = models.field_ranges(config.model.name)["num_classes"].fits(classes)
+        config.model.num_classes = classes if fits else 0
     if config.data.eval_batch_size is None:
         config.data.eval_batch_size = config.data.batch_size
     return config

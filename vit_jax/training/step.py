@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vit_jax.objectives.base import Batch, Metrics, Objective, PerExample
+from vit_jax.objectives.base import Batch, Metrics, Objective, OfBatch, PerExample
 from vit_jax.training.erase import erase
 from vit_jax.training.state import TrainState, keys
 
@@ -165,6 +165,17 @@ def _moved_average(ema: Any, params: Any, decay: float) -> Any:
     if ema is None:
         return None
     return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
+
+
+def make_of_batch(
+    function: OfBatch, normalize: Normalize, replicated: NamedSharding
+) -> Callable[[Any, Any, Batch], Any]:
+    """Returns `function` jitted, on a batch as it comes from the data; see `make_masked_sums`."""
+
+    def of_batch(params: Any, extra: Any, batch: Batch) -> Any:
+        return function(params, extra, normalize(batch))
+
+    return jax.jit(of_batch, out_shardings=replicated)
 
 
 def make_masked_sums(
