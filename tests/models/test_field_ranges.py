@@ -11,9 +11,11 @@ from vit_jax.errors import UserError
 NAME = "vit_tiny_patch16_224"
 SMALL = dict(img_size=8, patch_size=2, embed_dim=32, depth=2, num_heads=4, num_classes=3)
 SWIN = "swinv2_tiny_window8_256"
+RESNET = "resnetv2_50x1_bit"
 MODELS = {
     NAME: SMALL,
     SWIN: {**SMALL, "depths": (1,), "num_heads": (4,), "window_size": 2},
+    RESNET: dict(img_size=8, num_classes=3, layers=(1,), width=32, stem="small"),
 }
 del MODELS[SWIN]["depth"]
 FIELDS = [(name, field) for name in MODELS for field in models.field_ranges(name)]

@@ -1,6 +1,6 @@
 """Models: pure Flax modules, found and built by name."""
 
-from vit_jax.models import mae, swin, vit  # register their names
+from vit_jax.models import mae, resnet, swin, vit  # register their names
 from vit_jax.models.layers.encoder import stack_blocks, unstack_blocks
 from vit_jax.models.layers.resample import resample_patch_embed, resample_pos_embed
 from vit_jax.models.mae import MaskedAutoencoder, MaskedAutoencoderOutput
@@ -13,6 +13,7 @@ from vit_jax.models.registry import (
     model_spec,
     preprocessing,
 )
+from vit_jax.models.resnet import ResNetV2
 from vit_jax.models.swin import SwinIntermediates, SwinTransformer
 from vit_jax.models.transfer import resample_params
 from vit_jax.models.vit import Intermediates, VisionTransformer
@@ -23,6 +24,7 @@ __all__ = [
     "MaskedAutoencoderOutput",
     "PlainModule",
     "Preprocessing",
+    "ResNetV2",
     "SwinIntermediates",
     "SwinTransformer",
     "VisionTransformer",
@@ -36,6 +38,7 @@ __all__ = [
     "resample_params",
     "resample_patch_embed",
     "resample_pos_embed",
+    "resnet",
     "stack_blocks",
     "swin",
     "unstack_blocks",

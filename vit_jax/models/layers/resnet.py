@@ -1,7 +1,8 @@
 """The ResNet body in front of the hybrid models (Dosovitskiy et al. 2021, section 3.1).
 
 A ResNet v1.5 as in BiT (Kolesnikov et al. 2020): GroupNorm in place of batch norm and
-weight-standardised convolutions (Qiao et al. 2019), "SAME" padding throughout.
+weight-standardised convolutions (Qiao et al. 2019), "SAME" padding throughout. BiT itself, a
+classifier, is `vit_jax.models.resnet`.
 """
 
 from typing import Any
@@ -23,11 +24,19 @@ class StdConv(nn.Module):
 
     Statistics are taken over height, width and input channels:
     `(w - mean) / sqrt(variance + epsilon)`.
+
+    Attributes:
+        features: output channels.
+        kernel_size: height and width of the kernel.
+        stride: pixels between two outputs.
+        padding: "SAME" (as many zeros as the outputs need, the odd one below and on the right) or
+            "CENTERED" (half a kernel on every side, as in PyTorch); alike where the stride is 1.
     """
 
     features: int
     kernel_size: int
     stride: int = 1
+    padding: str = "SAME"
     epsilon: float = 1e-8
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -42,8 +51,10 @@ class StdConv(nn.Module):
         variance = kernel.var((0, 1, 2), keepdims=True)
         kernel = (kernel - mean) / jnp.sqrt(variance + self.epsilon)
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        half = (self.kernel_size - 1) // 2
+        padding = "SAME" if self.padding == "SAME" else ((half, half),) * 2
         return jax.lax.conv_general_dilated(
-            x, kernel, (self.stride,) * 2, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x, kernel, (self.stride,) * 2, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
 
