@@ -23,13 +23,11 @@ memory) and all of it (VmHWM, with pages of the mapped file that the system can 
 import argparse
 import contextlib
 import importlib
-import importlib.metadata
 import itertools
 import json
 import multiprocessing
 import os
 import pathlib
-import platform
 import shutil
 import statistics
 import tempfile
@@ -37,6 +35,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+import machine
 
 RESULTS = pathlib.Path(__file__).parent / "results/convert.json"
 MODELS = ("vit_large_patch16_224", "vit_huge_patch14_224")
@@ -281,23 +281,6 @@ def summary(rounds: list[dict[str, float]], size: int) -> dict[str, float]:
     }
 
 
-def machine() -> dict[str, object]:
-    """Names the processor and the libraries."""
-    cpu = platform.processor()
-    info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = lines[0].partition(":")[2].strip() if lines else cpu
-    found: dict[str, object] = {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        "load_average": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-    }
-    return found | {name: importlib.metadata.version(name) for name in (*LIBRARIES, "transformers")}
-
-
 def main() -> None:
     """Measures, prints a table and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -315,7 +298,7 @@ def main() -> None:
     report = {
         "what": "bringing weights in: seconds, and bytes at their highest",
         "rounds": args.rounds,
-        "machine": machine(),
+        "machine": machine.describe((*LIBRARIES, "transformers")),
         "results": results,
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -29,12 +29,13 @@ import math
 import multiprocessing
 import os
 import pathlib
-import platform
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+
+import machine
 
 RESULTS = pathlib.Path(__file__).parent / "results/data_throughput.json"
 SIZE = 224
@@ -189,30 +190,11 @@ def synthesise(folder: pathlib.Path, count: int = 200) -> None:
         image.save(folder / f"{i:03}.jpg", quality=90)
 
 
-def machine() -> dict[str, object]:
-    """Names the processor and the libraries."""
-    import PIL
-
-    cpu = platform.processor()
-    info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = lines[0].partition(":")[2].strip() if lines else cpu
-    found = {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version()}
-    for package in ("numpy", "grain", "tensorflow"):
-        if importlib.util.find_spec(package) is not None:
-            names = {"tensorflow": ("tensorflow", "tensorflow-cpu")}.get(package, (package,))
-            found[package] = _version(*names)
-    return found | {"pillow": PIL.__version__}
-
-
-def _version(*names: str) -> str | None:
-    for name in names:
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
+def libraries() -> list[str]:
+    """Distributions of what is compared, as far as they are installed."""
+    names = ("numpy", "grain", "tensorflow", "tensorflow-cpu", "pillow")
+    there = {one.metadata["Name"].lower() for one in importlib.metadata.distributions()}
+    return [name for name in names if name in there]
 
 
 def main() -> None:
@@ -254,7 +236,7 @@ def main() -> None:
         "images": {"source": what, "count": len(files), "mean_bytes": round(sizes)},
         "rounds": args.rounds,
         "seconds_a_round": args.seconds,
-        "machine": machine(),
+        "machine": machine.describe(libraries()),
         "results": results,
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
