@@ -21,12 +21,14 @@ _HOMES = {
     "load_config": "vit_jax.training.config",
     "train": "vit_jax.training",
     "evaluate": "vit_jax.training",
+    "evaluate_knn": "vit_jax.training",
 }
 __all__ = [
     "__version__",
     "base_config",
     "create_model",
     "evaluate",
+    "evaluate_knn",
     "from_pretrained",
     "list_models",
     "load_config",

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 import vit_jax
-from vit_jax.cli import convert, evaluate, export, memory, train, validate
+from vit_jax.cli import convert, evaluate, export, knn, memory, train, validate
 from vit_jax.errors import UserError
 
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"vit-jax {vit_jax.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (train, evaluate, convert, validate, export):
+    for command in (train, evaluate, knn, convert, validate, export):
         command.add_parser(commands)
     arguments, rest = parser.parse_known_args(argv)
     if argv is None:

@@ -12,12 +12,14 @@ from flax import linen as nn
 from vit_jax import naming, ranges
 from vit_jax.objectives.base import EvaluationContext, Objective
 from vit_jax.objectives.classification import Classification, build_classification
+from vit_jax.objectives.linear_probe import LinearProbe, build_linear_probe
 from vit_jax.objectives.mae import MaskedAutoencoding, build_mae
 
 __all__ = [
     "OBJECTIVES",
     "Classification",
     "EvaluationContext",
+    "LinearProbe",
     "MaskedAutoencoding",
     "Objective",
     "build_objective",
@@ -28,6 +30,7 @@ __all__ = [
 # Name in config.objective.name -> builder(module, *, options with their defaults).
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "classification": build_classification,
+    "linear_probe": build_linear_probe,
     "mae": build_mae,
 }
 

@@ -34,7 +34,7 @@ and give `config.objective = {"name": ..., options}`. `classification.py` is the
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -85,6 +85,37 @@ class EvaluationContext(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Constants:
+    """What a run needs in training and does not change, see `Objective.constants`.
+
+    Attributes:
+      arrays: trees of NumPy arrays, by the name that they have in the batch.
+      axes: trees of the same structure with logical axis names in the place of arrays.
+      fingerprint: of the content, None where there is none.
+    """
+
+    arrays: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    axes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fingerprint: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What an objective may know of the run around it.
+
+    Attributes:
+      mean: of the images' normalisation, per channel, on a scale of 0 to 1.
+      std: per channel.
+      load_model: (source, which checkpoint of a run, name of the model where the source has none)
+        -> a model with NumPy parameters (`vit_jax.convert.folder.Model`).
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    load_model: Callable[[str, str | int, str | None], Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class Objective:
     """What is learned. Subclasses write `loss` and `evaluate` and override the rest at need.
 
@@ -93,6 +124,11 @@ class Objective:
     """
 
     module: nn.Module
+
+    @property
+    def trained(self) -> tuple[str, ...] | None:
+        """Patterns of the parameters that are trained; None, the default: all of them."""
+        return None
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, Extra]:
         """Returns the first `params` and `extra`.
@@ -122,9 +158,32 @@ class Objective:
 
         return models.logical_axes(self.module, batch["image"])["params"], {}
 
-    def module_params(self, params: Params) -> Params:
-        """Returns the module's own parameters out of `params`: what is exported. By default all."""
+    def all_params(self, params: Params, extra: Extra) -> Params:
+        """Returns `params` with what is kept out of training, where an objective trains a part.
+
+        Args:
+          params: the trained tree, or its moving average.
+          extra: the carried tree.
+        """
+        del extra
         return params
+
+    def module_params(self, params: Params) -> Params:
+        """Returns the module's own parameters: what is exported. By default all.
+
+        Args:
+          params: as `all_params` returned them.
+        """
+        return params
+
+    def exported_params(self, params: Params, extra: Extra) -> Params:
+        """Returns the module's own parameters, which do by themselves what was learned.
+
+        Args:
+          params: the trained tree, or its moving average.
+          extra: the carried tree.
+        """
+        return self.module_params(self.all_params(params, extra))
 
     def with_module_params(
         self, params: Params, extra: Extra, module_params: Params
@@ -135,7 +194,7 @@ class Objective:
           params: as `init` gave them.
           extra: as `init` gave it; where it holds a copy of the module's parameters, that changes
             as well.
-          module_params: what takes the place of `module_params(params)`.
+          module_params: what takes the place of what `module_params` returns.
         """
         del params
         return module_params, extra
@@ -161,6 +220,15 @@ class Objective:
           names, the loss included, and the tree to carry on, with unchanged structure.
         """
         raise NotImplementedError(f"{type(self).__name__} has to define loss()")
+
+    def constants(self) -> Constants:
+        """Returns what `loss` finds in its batch beside the data and what never changes.
+
+        Such as a frozen teacher's weights. Not traced. It is read anew at every start of a run and
+        is in no checkpoint; a run that goes on with another fingerprint is refused. By default
+        nothing.
+        """
+        return Constants()
 
     def after_update(self, params: Params, extra: Extra, step: jax.Array) -> Extra:
         """Returns `extra` after the optimizer has moved `params`: the place for moving averages.

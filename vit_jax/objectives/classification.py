@@ -58,19 +58,34 @@ class Classification(Objective):
         """
         del extra
         logits = self.module.apply({"params": params}, batch["image"])
-        label = batch["label"]
-        return {
-            "loss": self.example_loss(logits, label, 0.0),
-            "top1": losses.top_k_correct(logits, label, 1),
-            "top5": losses.top_k_correct(logits, label, 5),
-        }
+        return scores(self.example_loss, logits, batch["label"])
 
     def describe(self, results: dict[str, float]) -> str:
         """Returns such as "accuracy 98.33 %, top-5 100.00 %, loss 0.0713"."""
-        return (
-            f"accuracy {100 * results['top1']:.2f} %, top-5 {100 * results['top5']:.2f} %, "
-            f"loss {results['loss']:.4f}"
-        )
+        return describe(results)
+
+
+def scores(example_loss: ExampleLoss, logits: jax.Array, label: jax.Array) -> Metrics:
+    """Returns "loss", "top1" and "top5" of every example.
+
+    Args:
+      example_loss: (logits, labels, label_smoothing) -> (b,).
+      logits: (b, classes).
+      label: (b,) integers.
+    """
+    return {
+        "loss": example_loss(logits, label, 0.0),
+        "top1": losses.top_k_correct(logits, label, 1),
+        "top5": losses.top_k_correct(logits, label, 5),
+    }
+
+
+def describe(results: dict[str, float]) -> str:
+    """Returns such as "accuracy 98.33 %, top-5 100.00 %, loss 0.0713"."""
+    return (
+        f"accuracy {100 * results['top1']:.2f} %, top-5 {100 * results['top5']:.2f} %, "
+        f"loss {results['loss']:.4f}"
+    )
 
 
 def build_classification(

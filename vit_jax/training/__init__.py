@@ -6,10 +6,11 @@ _HOMES = {
     "Result": "vit_jax.training.loop",
     "base_config": "vit_jax.training.config",
     "evaluate": "vit_jax.training.evaluation",
+    "evaluate_knn": "vit_jax.training.knn",
     "load_config": "vit_jax.training.config",
     "train": "vit_jax.training.loop",
 }
-__all__ = ["Result", "base_config", "evaluate", "load_config", "train"]
+__all__ = ["Result", "base_config", "evaluate", "evaluate_knn", "load_config", "train"]
 
 
 def __getattr__(name: str) -> object:
