@@ -23,6 +23,8 @@ PARALLEL = dict(VIT, parallel_block=True, norm_layer="rmsnorm", qk_norm=True)
 GOOGLE = dict(act_layer="gelu_tanh")
 SWIN = dict(img_size=32, window_size=4, embed_dim=8, depths=(2, 1), num_heads=(2, 4), num_classes=5)
 SECOND = dict(SWIN, version=2, pretrained_window_sizes=(3, 2))
+MAE = dict(TOWER, class_token=True, global_pool="none", pos_embed="sincos_2d_table")
+MAE.update(decoder_embed_dim=16, decoder_depth=2, decoder_num_heads=2)
 # Modules that stand for what each layout holds.
 REPRESENTATIVES = {
     ("transformers", "vit"): [
@@ -48,6 +50,13 @@ REPRESENTATIVES = {
     ("dinov2", "vit"): [
         dict(VIT, init_values=1.0, reg_tokens=4, no_embed_reg=True, num_classes=0),
         dict(VIT, init_values=1.0, num_classes=0, mlp_layer="swiglu", act_layer="silu"),
+    ],
+    ("transformers", "vit_mae"): [MAE, dict(MAE, qkv_bias=False)],
+    ("transformers", "vit_mae_encoder"): [dict(VIT, num_classes=0, pos_embed="sincos_2d_table")],
+    ("mae", "mae"): [MAE],
+    ("mae", "vit"): [
+        dict(VIT, num_classes=0, pos_embed="sincos_2d_table"),
+        dict(VIT, global_pool="avg"),
     ],
     ("transformers", "swin"): [SWIN, dict(SWIN, qkv_bias=False, num_classes=0)],
     ("transformers", "swinv2"): [SECOND, dict(SECOND, qkv_bias=False, num_classes=0)],
@@ -170,7 +179,7 @@ def test_the_wrong_name_is_answered_with_the_likely_one(tmp_path):
     case = cases.CASES["original_deit_distilled"](tmp_path, torch.float32)
     with pytest.raises(UserError) as error:
         pretrained.load(case.path, model="tiny_vit")
-    assert "is not a 'tiny_vit'" in str(error.value)
+    assert "is not 'tiny_vit'" in str(error.value)
     assert "dist_token=True (the model has False)" in str(error.value)
     assert "'tiny_distilled'" in str(error.value)
     with pytest.raises(UserError, match=r"embed_dim=128 \(the model has 768\)"):
@@ -195,5 +204,7 @@ def test_other_activations_and_norms_are_refused(tmp_path):
     case = cases.CASES["vit_classifier"](tmp_path, torch.float32)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_act": "mish"}))
-    with pytest.raises(UserError, match="hidden_act='mish'"):
+    with pytest.raises(
+        UserError, match='hidden_act="mish" in .*config.json: expected one of .*gelu'
+    ):
         pretrained.load(case.path)

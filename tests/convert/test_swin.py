@@ -154,9 +154,12 @@ def test_what_a_layout_cannot_say_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(use_absolute_embeddings=True), "use_absolute_embeddings=true"),
+        (
+            dict(use_absolute_embeddings=True),
+            "use_absolute_embeddings=true in .*config.json: expected false",
+        ),
         (dict(layer_norm_eps=1e-6), "layer_norm_eps=1e-06 .* 1e-5 in others"),
-        (dict(hidden_act="mish"), "hidden_act='mish' in config.json is unknown"),
+        (dict(hidden_act="mish"), 'hidden_act="mish" in .*config.json: expected one of .*gelu'),
     ],
 )
 def test_what_this_library_does_not_have_is_refused(tmp_path, options, message):

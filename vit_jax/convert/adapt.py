@@ -57,6 +57,7 @@ def adapt(
     drawn: Sequence[str] = (),
     left_out: Sequence[str] = (),
     draw: Callable[[Collection[str]], Mapping[str, Any]] | None = None,
+    advice: str = "If that is meant, say so: {what}={patterns}",
 ) -> tuple[dict[str, Any], Adaptation]:
     """Makes parameters of `old` fit `new`.
 
@@ -68,6 +69,8 @@ def adapt(
         drawn: of paths that may be drawn anew.
         left_out: of paths of the old parameters that may be left out.
         draw: gives new leaves by path; None draws them as `new.init` does with key 0.
+        advice: what to do where a pattern is lacking: `what` is the argument, `patterns` what it
+            would have to be.
 
     Returns:
         The parameters of `new`, and what became of each leaf.
@@ -90,9 +93,9 @@ def adapt(
     fresh = {p for p in wanted if p not in found or found[p].shape != wanted[p].shape}
     lost |= {path for path in fresh if path in found}
     moved -= fresh | lost
-    _check_announced("resampled", moved, resampled)
-    _check_announced("drawn", fresh, drawn)
-    _check_announced("left_out", lost - fresh, left_out)
+    _check_announced("resampled", moved, resampled, advice)
+    _check_announced("drawn", fresh, drawn, advice)
+    _check_announced("left_out", lost - fresh, left_out, advice)
     leaves = {path: found[path] for path in wanted if path not in fresh}
     leaves |= draw(fresh) if draw is not None else _draw(new, fresh)
     report = Adaptation(
@@ -113,14 +116,17 @@ def _size(module: Any) -> tuple[Any, ...]:
     return pair(module.img_size), pair(module.patch_size), getattr(module, "window_size", None)
 
 
-def _check_announced(what: str, paths: Collection[str], patterns: Sequence[str]) -> None:
+def _check_announced(
+    what: str, paths: Collection[str], patterns: Sequence[str], advice: str
+) -> None:
     """Each path is named by a pattern, and each pattern names a path."""
     silent = [p for p in sorted(paths) if not any(fnmatch.fnmatchcase(p, q) for q in patterns)]
     if silent:
         verb = {"resampled": "resized", "drawn": "drawn anew", "left_out": "left out"}[what]
+        wanted = tuple(sorted({p.split("/")[0] + "/*" for p in silent}))
         raise UserError(
-            f"{len(silent)} parameters would have to be {verb}: {listed(silent)}. If that is "
-            f"meant, say so: {what}={tuple(sorted({p.split('/')[0] + '/*' for p in silent}))}"
+            f"{len(silent)} parameters would have to be {verb}: {listed(silent)}. "
+            + advice.format(what=what, patterns=wanted)
         )
     idle = [q for q in patterns if not any(fnmatch.fnmatchcase(p, q) for p in paths)]
     if idle:

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from vit_jax import naming
+from vit_jax import naming, ranges
 from vit_jax.convert import folder, mapping, own, params
 from vit_jax.convert.adapt import Adaptation, adapt
 from vit_jax.convert.folder import Model
 from vit_jax.convert.layouts import Source
 from vit_jax.convert.layouts.base import DIALECT, differing
 from vit_jax.convert.rules import Table
-from vit_jax.convert.source import Identity, identify, layout_of, open_source, stands_for
+from vit_jax.convert.source import Identity, explained, identify, layout_of, open_source, stands_for
 from vit_jax.errors import UserError
 from vit_jax.models.layers.encoder import stack_blocks, unstack_blocks
 from vit_jax.models.partitioning import PlainModule
@@ -27,6 +27,13 @@ from vit_jax.models.registry import Preprocessing
 from vit_jax.models.swin import SwinTransformer
 from vit_jax.models.vit import pair
 
+# To who loads a model with hyper-parameters that ask for other parameters than it has.
+ADVICE = (
+    "Loading changes parameters for num_classes, img_size, patch_size or window_size only: "
+    "leave the hyper-parameter that asks for this as the source has it. A training run may start "
+    "from such a source all the same: config.init_from, and config.init_changes.{what}={patterns}"
+)
+PARAM_DTYPE = ranges.either(ranges.FLOAT_DTYPE, ranges.one_of(("source", None)))
 _log = logging.getLogger(__name__)
 
 
@@ -106,6 +113,7 @@ def load(
             the module does not have.
     """
     dtype, scan = overrides.pop("param_dtype", None), overrides.get("scan", False)
+    ranges.check({"param_dtype": dtype}, {"param_dtype": PARAM_DTYPE})
     if folder.is_converted(source):
         _refuse_idle(source, mapping=mapping, revision=revision, key=key)
         base = _cast(_agreeing(folder.read(source), model, source), dtype)
@@ -191,11 +199,16 @@ def read(source: Source, identity: Identity, dtype: Any = None, *, scan: bool = 
         identity: from `source.identify`.
         dtype: of the parameters; "source" keeps those of the file, None is float32.
         scan: the module scans its blocks.
+
+    Raises:
+        MismatchError: the tensors are not those of the model; says what else it may be.
+        UserError: what the source says contradicts itself; or it has float64, see `load`.
     """
     module = identity.layout.module(**{**identity.hyper_parameters, "scan": scan})
-    module.check()
-    table = identity.layout.table(module, source)
-    tree = _allocate(module, table, source, dtype or jnp.float32)
+    with explained(source, identity):
+        module.check()
+        table = identity.layout.table(module, source)
+        tree = _allocate(module, table, source, dtype or jnp.float32)
     mapping.fill(source.tensors, table, params.by_path(tree))
     module = module.clone(param_dtype=_widest(leaf.dtype for leaf in jax.tree.leaves(tree)))
     origin = {"source": os.fspath(source.path), "layout": identity.layout.name}
@@ -256,7 +269,7 @@ def override(model: Model, **overrides: Any) -> tuple[Model, Adaptation]:
     wide = new.param_dtype == np.float64 or jax.config.jax_enable_x64
     with jax.enable_x64(wide):  # else what is drawn or resampled would be rounded
         old, tree = restack(model.module, model.params, new.scan)
-        tree, report = adapt(tree, old, new, **_announced(old, new))
+        tree, report = adapt(tree, old, new, **_announced(old, new), advice=ADVICE)
     return dataclasses.replace(model, module=new, params=tree), report
 
 

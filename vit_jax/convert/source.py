@@ -1,9 +1,10 @@
 """Opens a checkpoint, wherever it is, and finds out which model it is of."""
 
+import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from vit_jax.convert.hub import download, is_hub_id
 from vit_jax.convert.layouts import LAYOUTS, Layout, Source
 from vit_jax.convert.layouts.base import DIALECT, RUNTIME, Json, differing
 from vit_jax.convert.layouts.npz import unstacked
+from vit_jax.convert.layouts.openai_clip import CONFIG as OPEN_CLIP
+from vit_jax.convert.mapping import MismatchError
+from vit_jax.convert.nearest import mismatch, nearest, unexplained
 from vit_jax.convert.readers import read_json, read_tensors
 from vit_jax.errors import UserError
 from vit_jax.models import registry
@@ -74,16 +78,13 @@ def open_source(
         )
     tensors = unstacked(read_tensors(path, key=key))
     folder = path if path.is_dir() else path.parent
-    return Source(
-        path=path,
-        tensors=tensors,
-        config=_config(folder),
-        processor=read_json(folder, "preprocessor_config.json"),
-    )
+    config, name = _config(folder)
+    processor = read_json(folder, "preprocessor_config.json")
+    return Source(path, tensors, config, processor, name)
 
 
-def _config(folder: Path) -> Json | None:
-    """The file that says what the weights are; another program's `config.json` does not."""
+def _config(folder: Path) -> tuple[Json | None, str]:
+    """The file that says what the weights are, and its name; another program's does not."""
     config = read_json(folder, "config.json")
     if config is not None and not {"model_type", "architectures", "architecture"} & set(config):
         warnings.warn(
@@ -92,7 +93,9 @@ def _config(folder: Path) -> Json | None:
             stacklevel=3,
         )
         config = None
-    return config or read_json(folder, "open_clip_config.json")
+    if config is None and (other := read_json(folder, OPEN_CLIP)) is not None:
+        return other, OPEN_CLIP
+    return config, "config.json"
 
 
 def identify(source: Source, model: str | PlainModule | None = None) -> Identity:
@@ -113,10 +116,10 @@ def identify(source: Source, model: str | PlainModule | None = None) -> Identity
         UserWarning: a source that has a place for it does not say how images are prepared.
     """
     layout = layout_of(source)
-    told, complete = layout.read(source)
+    told, complete = _told(source, layout)
     if model is None:
         if not complete:
-            raise UserError(_nameless(source, layout, told))
+            raise _nameless(source, layout, told)
         name, hyper_parameters = _name_of(source, layout, told), told
     else:
         name, cls, given = stands_for(model)
@@ -124,9 +127,8 @@ def identify(source: Source, model: str | PlainModule | None = None) -> Identity
         free = RUNTIME | DIALECT if complete else RUNTIME
         taken = {key: told[key] for key in ("num_classes", *free) if key in told}
         hyper_parameters = {**given, **taken}
-        _check_agrees(
-            source, layout, repr(name) if name else "model as given", hyper_parameters, told
-        )
+        words = "the model as given" if name is None else repr(name)
+        _check_agrees(source, layout, words, hyper_parameters, told)
     return Identity(layout, name, hyper_parameters, _preprocessing(source, layout, name))
 
 
@@ -144,14 +146,40 @@ def stands_for(
     return model, spec.module, spec.hyper_parameters
 
 
-def _nameless(source: Source, layout: Layout, told: Mapping[str, Any]) -> str:
-    likely = listed(candidates(layout, told), 12)
-    return (
+def _told(source: Source, layout: Layout) -> tuple[dict[str, Any], bool]:
+    """What `layout.read` finds.
+
+    Raises:
+        MismatchError: a tensor that it looks for is not there; says what the source is nearest to.
+    """
+    try:
+        return layout.read(source)
+    except MismatchError as error:
+        raise mismatch(
+            source,
+            layout,
+            f"{source.path} has names of the layout {layout.name!r} ({layout.family}) and is none "
+            f"of its models: {error}",
+        ) from error
+
+
+def _nameless(source: Source, layout: Layout, told: Mapping[str, Any]) -> UserError:
+    """The error of a source that needs a name: those that it may be, or what it is nearest to."""
+    cause = (
         f"{source.path} does not say which model it is of: its names are those of the layout "
-        f"{layout.name!r}, but heads, epsilons and activations leave no trace in the tensors. Give "
-        f"the model's name; by the shapes it may be {likely}. For sizes without a name, give a "
-        "name and what differs (--model-arg KEY=VALUE, or model=vit_jax.create_model(...))"
+        f"{layout.name!r}, but heads, epsilons and activations leave no trace in the tensors. "
     )
+    unnamed = (
+        "For sizes without a name, give a name and what differs (--model-arg KEY=VALUE, or "
+        "model=vit_jax.create_model(...))"
+    )
+    likely = candidates(layout, told)
+    if likely:
+        may_be = f"Give the model's name; by the shapes it may be {listed(likely, 12)}. "
+        return UserError(cause + may_be + unnamed)
+    sizes = ", ".join(f"{key}={value!r}" for key, value in told.items())
+    cause += f"Give the model's name; none has the sizes {sizes}. {unnamed}"
+    return mismatch(source, layout, cause) if unexplained(source, layout) else UserError(cause)
 
 
 def _name_of(source: Source, layout: Layout, told: Mapping[str, Any]) -> str | None:
@@ -179,6 +207,33 @@ def _preprocessing(source: Source, layout: Layout, name: str | None) -> registry
     return usual
 
 
+@contextlib.contextmanager
+def explained(source: Source, identity: Identity) -> Iterator[None]:
+    """Adds to the error of weights that do not fit their model why it was taken for that.
+
+    That is the configuration beside them, or the name that was given.
+    """
+    try:
+        yield
+    except UserError as error:
+        matching = error.matching if isinstance(error, MismatchError) else None
+        text = "\n  ".join([str(error), *_reasons(source, identity, matching is not None)])
+        raise UserError(text) if matching is None else MismatchError(text, matching) from error
+
+
+def _reasons(source: Source, identity: Identity, mismatched: bool) -> Iterator[str]:
+    layout, name = identity.layout, identity.name
+    if source.config is not None:
+        yield f"the model is as {source.folder / source.config_name} says"
+        left_out = ", ".join(f"{key}={value!r}" for key, value in layout.assumed(source).items())
+        if left_out:
+            yield f"which leaves out what then has its default: {left_out}"
+    elif mismatched and layout in LAYOUTS:  # and not a mapping file's
+        told, _ = layout.read(source)
+        likely = [x for x in candidates(layout, told) or nearest(source, layout) if x != name]
+        yield f"by its tensors it may be {listed(likely)}" if likely else "no other name is nearer"
+
+
 def layout_of(source: Source) -> Layout:
     """The layout of a source.
 
@@ -194,10 +249,10 @@ def layout_of(source: Source) -> Layout:
             f"what the model is, and there is none beside it. {CONFIG_WANTED}"
         )
     config = source.config or {}
-    told = {key: config[key] for key in ("model_type", "architectures") if key in config}
+    told = {key: config.get(key) for key in ("model_type", "architectures", "architecture")}
     raise UserError(
         f"{source.path} is in no layout that is known here"
-        + (f"; its config.json says {told}" if told else "")
+        + (f"; its {source.config_name} says {told}" if config else "")
         + f". It holds {listed(source.tensors)}. Known are "
         f"{sorted({f'{layout.name} ({layout.family})' for layout in LAYOUTS})}; for a checkpoint "
         "of your own, give a mapping table (--mapping)"
@@ -235,14 +290,16 @@ def _check_class(
 def _check_agrees(
     source: Source,
     layout: Layout,
-    name: str | None,
+    model: str,
     hyper_parameters: Mapping[str, Any],
     told: Mapping[str, Any],
 ) -> None:
-    differing = _differing(layout, hyper_parameters, told)
-    if differing:
-        text = ", ".join(f"{k}={a!r} (the model has {b!r})" for k, (a, b) in differing.items())
+    """Raises `MismatchError` where the source tells something else than what `model` has."""
+    apart = _differing(layout, hyper_parameters, told)
+    if apart:
+        text = ", ".join(f"{k}={a!r} (the model has {b!r})" for k, (a, b) in apart.items())
         likely = candidates(layout, told)
-        hint = f"it may be {listed(likely)}" if likely else "leave the model's name out"
-        model = "model as given" if name is None else repr(name)
-        raise UserError(f"{source.path} is not a {model}: it has {text}; {hint}")
+        hint = f"; it may be {listed(likely)}" if likely else ""
+        given = {**hyper_parameters, "num_classes": told["num_classes"]}
+        cause = f"{source.path} is not {model}: it has {text}{hint}"
+        raise mismatch(source, layout, cause, (model, given))

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.convert.layouts.base import Json, Layout, Source, width_ratio
+from vit_jax.convert.layouts.base import Json, Layout, Shapes, Source, square, width_ratio
 from vit_jax.convert.layouts.plain import FLAX, Names, Place, plain_table
 from vit_jax.convert.layouts.timm import grid_side
 from vit_jax.convert.rules import Ignored, Table
@@ -142,41 +142,40 @@ def _claims(dialect: Dialect, source: Source) -> bool:
 def _read(dialect: Dialect, source: Source) -> tuple[dict[str, Any], bool]:
     prefix = prefix_of(source.tensors)
     assert prefix is not None
-    length = len(prefix)
-    shapes = {
-        name[length:]: tensor.shape
-        for name, tensor in unstacked(source.tensors).items()
-        if name.startswith(prefix)
-    }
+    source = dataclasses.replace(source, tensors=unstacked(source.tensors))
+    shapes = source.shapes(prefix)
     block = "Transformer/encoderblock_"
-    depth = 1 + max(int(m[1]) for n in shapes if (m := re.match(rf"{block}(\d+)/", n)))
-    embed_dim, heads, _ = shapes[f"{block}0/{dialect.attention}/query/kernel"]
-    patch = shapes["embedding/kernel"][:2]
+    embed_dim, heads, _ = shapes.of(f"{block}0/{dialect.attention}/query/kernel", 3)
+    *patch, in_chans, _ = shapes.of("embedding/kernel", 4)
+    hidden = shapes.of(f"{block}0/{dialect.mlp}/Dense_0/kernel", 2)[1]
     found: dict[str, Any] = dict(
         embed_dim=embed_dim,
-        depth=depth,
+        depth=shapes.count(rf"{block}(\d+)/"),
         num_heads=heads,
-        mlp_ratio=width_ratio(shapes[f"{block}0/{dialect.mlp}/Dense_0/kernel"][1], embed_dim),
-        patch_size=patch[0] if patch[0] == patch[1] else tuple(patch),
-        in_chans=shapes["embedding/kernel"][2],
+        mlp_ratio=width_ratio(hidden, embed_dim),
+        patch_size=square(tuple(patch)),
+        in_chans=in_chans,
         act_layer="gelu_tanh",
         norm_eps=1e-6,
-        num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else 0,
+        num_classes=shapes.of("head/kernel", 2)[1] if "head/kernel" in shapes else 0,
     )
     if "pre_logits/kernel" in shapes:
-        found["representation_size"] = shapes["pre_logits/kernel"][1]
+        found["representation_size"] = shapes.of("pre_logits/kernel", 2)[1]
     if "conv_root/kernel" in shapes:
-        found.update(resnet_layers=_resnet_layers(shapes), in_chans=shapes["conv_root/kernel"][2])
+        in_chans = shapes.of("conv_root/kernel", 4)[2]
+        found.update(resnet_layers=_resnet_layers(shapes), in_chans=in_chans)
     found.update(_pooling(dialect, shapes))
-    return found, _find_size(found, shapes[dialect.pos_embed][1]) and "global_pool" in found
+    return found, _find_size(found, shapes.of(dialect.pos_embed, 3)[1]) and "global_pool" in found
 
 
-def _resnet_layers(shapes: Mapping[str, Any]) -> tuple[int, ...]:
-    units = {
-        tuple(map(int, m.groups())) for n in shapes if (m := re.match(r"block(\d+)/unit(\d+)/", n))
-    }
-    stages = max((stage for stage, _ in units), default=0)
-    return tuple(max(u for s, u in units if s == stage) for stage in range(1, stages + 1))
+def _resnet_layers(shapes: Shapes) -> tuple[int, ...]:
+    """Units of each stage; the file counts both from 1."""
+    stages = {int(m[1]) for name in shapes if (m := re.match(r"block(\d+)/unit1/", name))}
+    units = (
+        {int(m[1]) for name in shapes if (m := re.match(rf"block{stage}/unit(\d+)/", name))}
+        for stage in range(1, len(stages) + 1)
+    )
+    return tuple(map(len, units))
 
 
 def _pooling(dialect: Dialect, shapes: Mapping[str, Any]) -> dict[str, Any]:

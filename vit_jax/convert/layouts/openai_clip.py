@@ -7,15 +7,18 @@ configuration (`open_clip_config.json`, `model_cfg`) which activation it is.
 
 import dataclasses
 import math
-import re
 from typing import Any
 
+from vit_jax import ranges
 from vit_jax.convert.layouts.base import Json, Layout, Source, width_ratio
 from vit_jax.convert.layouts.plain import Names, plain_table
+from vit_jax.convert.layouts.settings import COLOURS, INTERPOLATION, OBJECT, SPREADS
 from vit_jax.convert.rules import Ignored, Table
 from vit_jax.models.registry import CLIP, Preprocessing
 from vit_jax.models.vit import VisionTransformer
 
+CONFIG = "open_clip_config.json"
+RESIZE_MODES = {"shortest": "center", "squash": "squash"}
 TEXT = "belongs to the text tower"
 IGNORED = (
     Ignored("transformer.*", TEXT),
@@ -52,33 +55,36 @@ def _claims(source: Source) -> bool:
 
 
 def _read(source: Source) -> tuple[dict[str, Any], bool]:
-    shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
-    embed_dim, in_chans, patch, _ = shapes["visual.conv1.weight"]
-    block = r"visual\.transformer\.resblocks\.(\d+)\."
-    hidden = shapes["visual.transformer.resblocks.0.mlp.c_fc.weight"][0]
-    side = math.isqrt(shapes["visual.positional_embedding"][0] - 1)
+    shapes = source.shapes("visual.")
+    embed_dim, in_chans, patch, _ = shapes.of("conv1.weight", 4)
+    hidden = shapes.of("transformer.resblocks.0.mlp.c_fc.weight", 2)[0]
+    side = math.isqrt(max(shapes.of("positional_embedding", 2)[0] - 1, 0))
     found = dict(
         img_size=side * patch,
         patch_size=patch,
         in_chans=in_chans,
         embed_dim=embed_dim,
-        depth=1 + max(int(m[1]) for name in shapes if (m := re.match(block, name))),
+        depth=shapes.count(r"transformer\.resblocks\.(\d+)\."),
         num_heads=embed_dim // 64,
         mlp_ratio=width_ratio(hidden, embed_dim),
         norm_eps=1e-5,
         patch_bias=False,
         pre_norm=True,
-        num_classes=shapes["visual.proj"][1] if "visual.proj" in shapes else 0,
+        num_classes=shapes.of("proj", 2)[1] if "proj" in shapes else 0,
         head_bias=False,
     )
     # OpenAI's archive carries its resolution; an open_clip file without configuration does not
     # say which of two activations it was trained with.
-    config = (source.config or {}).get("model_cfg")
-    if config is not None:
-        found["act_layer"] = "quick_gelu" if config.get("quick_gelu") else "gelu"
-        width = config["vision_cfg"].get("head_width", 64)
+    if source.config_name == CONFIG:
+        settings = source.settings()
+        settings.get("model_cfg", OBJECT)
+        config = settings.part("model_cfg")
+        quick = config.get("quick_gelu", ranges.TRUE_OR_FALSE, False)
+        found["act_layer"] = "quick_gelu" if quick else "gelu"
+        config.get("vision_cfg", OBJECT)
+        width = config.part("vision_cfg").get("head_width", ranges.whole(1), 64)
         found["num_heads"] = embed_dim // width
-    elif "input_resolution" in shapes:
+    elif "input_resolution" in source.tensors:
         found["act_layer"] = "quick_gelu"
     return found, "act_layer" in found
 
@@ -89,15 +95,15 @@ def _write_table(module: VisionTransformer) -> Table:
 
 def _preprocessing(source: Source) -> Preprocessing | None:
     """What open_clip's configuration says (`preprocess_cfg`)."""
-    cfg = (source.config or {}).get("preprocess_cfg")
-    if cfg is None:
+    cfg = source.settings().part("preprocess_cfg")
+    if not cfg.values:
         return None
-    mode = {"shortest": "center", "squash": "squash"}[cfg.get("resize_mode", "shortest")]
+    mode = RESIZE_MODES[cfg.get("resize_mode", ranges.one_of(RESIZE_MODES), "shortest")]
     return dataclasses.replace(
         CLIP,
-        mean=tuple(cfg.get("mean", CLIP.mean)),
-        std=tuple(cfg.get("std", CLIP.std)),
-        interpolation=cfg.get("interpolation", CLIP.interpolation),
+        mean=tuple(cfg.get("mean", COLOURS, CLIP.mean)),
+        std=tuple(cfg.get("std", SPREADS, CLIP.std)),
+        interpolation=cfg.get("interpolation", INTERPOLATION, CLIP.interpolation),
         crop_mode=mode,
     )
 

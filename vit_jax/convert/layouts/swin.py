@@ -12,13 +12,21 @@ Transformers 5 calls the parameters of version 1 in memory by other names than i
 
 import dataclasses
 import functools
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vit_jax import ranges
 from vit_jax.convert.layouts.base import Json, Layout, Source, square
-from vit_jax.convert.layouts.timm import timm_preprocessing
+from vit_jax.convert.layouts.settings import SIZE
+from vit_jax.convert.layouts.timm_config import (
+    POOLS,
+    assumed,
+    hashable,
+    read_arguments,
+    read_timm_preprocessing,
+)
 from vit_jax.convert.layouts.transformers_files import (
+    ACTIVATION,
     ACTIVATIONS,
     labels,
     read_preprocessing,
@@ -30,6 +38,7 @@ from vit_jax.models import registry
 from vit_jax.models.registry import IMAGENET, Preprocessing
 from vit_jax.models.swin import SwinTransformer
 from vit_jax.models.vit import pair
+from vit_jax.ranges import Range
 
 USUAL = dataclasses.replace(IMAGENET, crop_pct=0.9)
 IGNORED = (
@@ -219,7 +228,6 @@ SHARED = frozenset(
 )
 OF_VERSION_2 = frozenset(["pretrained_window_sizes", "act_layer"])
 ARCHITECTURES = {1: "swin_tiny_patch4_window7_224", 2: "swinv2_tiny_window8_256"}
-POOLS = {"": "none"}
 
 
 def _is_original(source: Source) -> bool:
@@ -242,57 +250,38 @@ def _name(config: Json) -> str:
 
 def measure(source: Source, head: str) -> dict[str, Any]:
     """Hyper-parameters that the tensors' names and shapes tell; windows are not among them."""
-    shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
-    counts: dict[int, int] = {}
-    for name in shapes:
-        if found := re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", name):
-            i, j = map(int, found.groups())
-            counts[i] = max(counts.get(i, 0), j + 1)
+    shapes = source.shapes()
+    stages = range(shapes.count(r"layers\.(\d+)\.blocks\."))
     second = f"{FIRST}attn.logit_scale" in shapes
-    heads = "attn.logit_scale" if second else "attn.relative_position_bias_table"
-    axis = 0 if second else 1
-    blocks = [f"layers.{i}.blocks.0." for i in sorted(counts)]
-    embed_dim, in_chans, *patch = shapes["patch_embed.proj.weight"]
+    heads, axis, axes = ("logit_scale", 0, 3) if second else ("relative_position_bias_table", 1, 2)
+    blocks = [f"layers.{i}.blocks.0." for i in stages]
+    embed_dim, in_chans, *patch = shapes.of("patch_embed.proj.weight", 4)
     bias = "attn.q_bias" if second else "attn.qkv.bias"
     return dict(
         version=2 if second else 1,
         embed_dim=embed_dim,
         in_chans=in_chans,
         patch_size=square(tuple(patch)),
-        depths=tuple(counts[i] for i in sorted(counts)),
-        num_heads=tuple(shapes[block + heads][axis] for block in blocks),
-        mlp_ratio=shapes[f"{FIRST}mlp.fc1.weight"][0] / embed_dim,
+        depths=tuple(shapes.count(rf"layers\.{i}\.blocks\.(\d+)\.") for i in stages),
+        num_heads=tuple(shapes.of(f"{block}attn.{heads}", axes)[axis] for block in blocks),
+        mlp_ratio=shapes.of(f"{FIRST}mlp.fc1.weight", 2)[0] / embed_dim,
         qkv_bias=FIRST + bias in shapes,
-        num_classes=shapes[f"{head}.weight"][0] if f"{head}.weight" in shapes else 0,
+        num_classes=shapes.of(f"{head}.weight", 2)[0] if f"{head}.weight" in shapes else 0,
     )
 
 
 def _read_timm(source: Source) -> tuple[dict[str, Any], bool]:
-    config = source.config
-    if config is None:
+    if source.config is None:
         return measure(source, TIMM.head), False
-    name = _name(config)
-    found = dict(registry.model_spec(name).hyper_parameters)
-    arguments = {**(config.get("model_args") or {})}
-    arguments |= {k: config[k] for k in ("num_classes", "global_pool") if k in config}
-    if "global_pool" in arguments:
-        pool = arguments.pop("global_pool")
-        found["global_pool"] = POOLS.get(pool, pool)
-    known = SHARED | (OF_VERSION_2 if found.get("version") == 2 else frozenset())
-    unknown = sorted(set(arguments) - known)
-    if unknown:
-        raise UserError(
-            f"config.json gives {unknown} to {name}, which this library does not have; it knows "
-            f"{sorted(known)}"
-        )
-    found.update({k: _hashable(v) for k, v in arguments.items()})
-    if f"{TIMM.head}.weight" not in source.tensors:
-        found["num_classes"] = 0
-    return found, True
+    names = _arguments(registry.model_spec(_name(source.config)).hyper_parameters.get("version", 1))
+    spec, arguments = read_arguments(source, names)
+    shapes, head = source.shapes(), f"{TIMM.head}.weight"
+    classes = shapes.of(head, 2)[0] if head in shapes else 0
+    return {**spec.hyper_parameters, **arguments, "num_classes": classes}, True
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+def _arguments(version: int) -> frozenset[str]:
+    return SHARED | (OF_VERSION_2 if version == 2 else frozenset())
 
 
 def _jsonable(value: Any) -> Any:
@@ -300,8 +289,8 @@ def _jsonable(value: Any) -> Any:
 
 
 def _write_timm(module: SwinTransformer, prep: Preprocessing) -> dict[str, Json]:
-    known = SHARED | (OF_VERSION_2 if module.version == 2 else frozenset())
-    arguments = {name: _jsonable(getattr(module, name)) for name in sorted(known)}
+    names = sorted(_arguments(module.version))
+    arguments = {name: _jsonable(getattr(module, name)) for name in names}
     if module.version == 2:  # timm wants one for each stage
         arguments["pretrained_window_sizes"] = _jsonable(_for_each_stage(module))
     pool = {ours: theirs for theirs, ours in POOLS.items()}.get(
@@ -340,6 +329,13 @@ def _for_each_stage(module: SwinTransformer) -> tuple[int, ...]:
 
 # Transformers.
 
+
+def _for_each(of: Range) -> Range:
+    """A list of what is in the range `of`, one for each stage."""
+    row = ranges.several(of)
+    return Range(f"a list with {of.expected}, for each stage", lambda x: row.fits(x) and len(x) > 0)
+
+
 DEFAULTS: Mapping[str, Any] = dict(
     image_size=224,
     patch_size=4,
@@ -363,34 +359,39 @@ COMMON = {
         for name in ("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio", "qkv_bias")
     },
 }
+RANGES = {
+    **dict.fromkeys(("img_size", "patch_size"), SIZE),
+    **dict.fromkeys(("in_chans", "embed_dim", "window_size"), ranges.whole(1)),
+    **dict.fromkeys(("depths", "num_heads"), _for_each(ranges.whole(1))),
+    "mlp_ratio": ranges.POSITIVE,
+    "qkv_bias": ranges.TRUE_OR_FALSE,
+}
+PRETRAINED = _for_each(ranges.whole(0))
+REFUSED = {
+    "use_absolute_embeddings": Range("false: this library has none here", lambda x: x is False),
+    "layer_norm_eps": Range(
+        "1e-5: Transformers takes it in some norms and 1e-5 in others; here is one for all",
+        lambda x: x == 1e-5,
+    ),
+}
 TYPES = {1: "swin", 2: "swinv2"}
 TITLES = {1: "Swin", 2: "Swinv2"}
 
 
 def _read_transformers(version: int, source: Source) -> tuple[dict[str, Any], bool]:
-    assert source.config is not None
-    full = {**DEFAULTS, **source.config}
-    if full["use_absolute_embeddings"]:
-        raise UserError("use_absolute_embeddings=true in config.json: this library has none here")
-    if full["layer_norm_eps"] != DEFAULTS["layer_norm_eps"]:
-        raise UserError(
-            f"layer_norm_eps={full['layer_norm_eps']} in config.json: Transformers takes it in "
-            "some norms and 1e-5 in others; this library has one for all"
-        )
-    if full["hidden_act"] not in ACTIVATIONS:
-        raise UserError(
-            f"hidden_act={full['hidden_act']!r} in config.json is unknown; this library has "
-            f"{sorted(ACTIVATIONS)}"
-        )
-    found = {ours: _hashable(full[theirs]) for ours, theirs in COMMON.items()}
+    config = source.settings(DEFAULTS)
+    for theirs, allowed in REFUSED.items():
+        config.get(theirs, allowed)
+    found = {ours: hashable(config.get(theirs, RANGES[ours])) for ours, theirs in COMMON.items()}
     for name in ("img_size", "patch_size"):
         found[name] = square(found[name])
-    found.update(version=version, act_layer=ACTIVATIONS[full["hidden_act"]])
-    sizes = set(full.get("pretrained_window_sizes") or ())
-    if version == 2 and sizes - {0}:
-        found["pretrained_window_sizes"] = _hashable(full["pretrained_window_sizes"])
-    head = source.tensors.get("classifier.weight")
-    found["num_classes"] = 0 if head is None else head.shape[0]
+    found.update(version=version, act_layer=ACTIVATIONS[config.get("hidden_act", ACTIVATION)])
+    if version == 2:
+        sizes = config.get("pretrained_window_sizes", PRETRAINED, (0,) * len(found["depths"]))
+        if any(sizes):
+            found["pretrained_window_sizes"] = hashable(sizes)
+    shapes, head = source.shapes(), "classifier.weight"
+    found["num_classes"] = shapes.of(head, 2)[0] if head in shapes else 0
     return found, True
 
 
@@ -445,6 +446,7 @@ def _transformers(version: int) -> Layout:
         preprocessing=read_preprocessing,
         usual=dataclasses.replace(USUAL, crop_pct=1.0, crop_mode="squash"),
         write_files=functools.partial(_write_transformers, version),
+        assumed=lambda source: source.settings(DEFAULTS).left_out(),
     )
 
 
@@ -460,7 +462,7 @@ LAYOUTS = (
         table=lambda module, source: swin_table(module, ORIGINAL),
         expresses=lambda module: True,
         write_table=lambda module: swin_table(module, ORIGINAL),
-        preprocessing=timm_preprocessing,
+        preprocessing=read_timm_preprocessing,
         usual=USUAL,
         write_files=lambda module, prep: {},
     ),
@@ -473,8 +475,9 @@ LAYOUTS = (
         table=lambda module, source: swin_table(module, TIMM),
         expresses=lambda module: True,
         write_table=lambda module: swin_table(module, TIMM),
-        preprocessing=timm_preprocessing,
+        preprocessing=read_timm_preprocessing,
         usual=USUAL,
         write_files=_write_timm,
+        assumed=lambda source: assumed(source, SHARED),
     ),
 )

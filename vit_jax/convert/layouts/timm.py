@@ -14,11 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax import ranges
 from vit_jax.convert.layouts.base import Json, Layout, Source, square, whole_patches, width_ratio
 from vit_jax.convert.layouts.plain import Names, plain_table
+from vit_jax.convert.layouts.timm_config import (
+    POOLS,
+    assumed,
+    read_arguments,
+    read_timm_preprocessing,
+)
 from vit_jax.convert.rules import Constant, Ignored, Table, prefixed
 from vit_jax.errors import UserError
-from vit_jax.models import registry
 from vit_jax.models.registry import IMAGENET, Preprocessing
 from vit_jax.models.vit import VisionTransformer, pair
 
@@ -51,12 +57,6 @@ SHARED = frozenset(
 NORMS = {
     "layernorm": dict(norm_layer="layernorm", norm_eps=1e-6),
     "rmsnorm": dict(norm_layer="rmsnorm"),
-}
-POOLS = {"": "none"}
-# Names whose patches do not divide the image: our name for the model, and timm's size.
-UNCOVERED = {
-    "vit_so400m_patch14_siglip_384": ("vit_so400m_patch14_siglip_378", {"img_size": 384}),
-    "vit_so400m_patch14_siglip_gap_384": ("vit_so400m_patch14_siglip_gap_378", {"img_size": 384}),
 }
 BACKBONE = "backbone."
 Pair = tuple[str, str]
@@ -125,18 +125,16 @@ def measure(source: Source) -> dict[str, Any]:
 
     The number of heads, epsilons and activations leave no trace in them.
     """
-    prefix = _prefix(source)
-    shapes = {name.removeprefix(prefix): x.shape for name, x in source.tensors.items()}
-    embed_dim, in_chans, *patch = shapes["patch_embed.proj.weight"]
-    depth = 1 + max(int(m[1]) for name in shapes if (m := re.match(r"blocks\.(\d+)\.", name)))
+    shapes = source.shapes(_prefix(source))
+    embed_dim, in_chans, *patch = shapes.of("patch_embed.proj.weight", 4)
     found: dict[str, Any] = dict(
         embed_dim=embed_dim,
-        depth=depth,
+        depth=shapes.count(r"blocks\.(\d+)\."),
         class_token="cls_token" in shapes,
         dist_token="dist_token" in shapes,
-        reg_tokens=shapes["reg_token"][1] if "reg_token" in shapes else 0,
+        reg_tokens=shapes.of("reg_token", 3)[1] if "reg_token" in shapes else 0,
         pre_norm="norm_pre.weight" in shapes,
-        num_classes=shapes["head.weight"][0] if "head.weight" in shapes else 0,
+        num_classes=shapes.of("head.weight", 2)[0] if "head.weight" in shapes else 0,
         parallel_block="blocks.0.in_proj.weight" in shapes,
     )
     if not any(name.startswith("patch_embed.backbone.") for name in shapes):
@@ -146,7 +144,8 @@ def measure(source: Source) -> dict[str, Any]:
     if not found["parallel_block"]:
         found["qkv_bias"] = "blocks.0.attn.qkv.bias" in shapes
         found["qk_norm"] = "blocks.0.attn.q_norm.weight" in shapes
-        hidden, first = shapes["blocks.0.mlp.fc2.weight"][1], shapes["blocks.0.mlp.fc1.weight"][0]
+        hidden = shapes.of("blocks.0.mlp.fc2.weight", 2)[1]
+        first = shapes.of("blocks.0.mlp.fc1.weight", 2)[0]
         found["mlp_layer"] = "swiglu" if first == 2 * hidden else "mlp"
         found["mlp_ratio"] = width_ratio(hidden, embed_dim)
     return found
@@ -189,29 +188,9 @@ def _is_dinov2(source: Source) -> bool:
 def _read_timm(source: Source) -> tuple[dict[str, Any], bool]:
     if source.config is None:
         return measure(source), False
-    config = source.config
-    name = str(config["architecture"]).split(".")[0]
-    name, uncovered = UNCOVERED.get(name, (name, {}))
-    spec = registry.model_spec(name)
-    arguments = {**uncovered, **(config.get("model_args") or {})}
-    for key in ("num_classes", "global_pool"):
-        if key in config:
-            arguments[key] = config[key]
+    spec, arguments = read_arguments(source, SHARED, {"norm_layer": ranges.one_of(NORMS)})
     found = dict(spec.hyper_parameters)
-    norm = arguments.pop("norm_layer", None)
-    if norm is not None:
-        if norm not in NORMS:
-            raise UserError(f"norm_layer={norm!r} in config.json: this library has {sorted(NORMS)}")
-        found.update(NORMS[norm])
-    if "global_pool" in arguments:
-        found["global_pool"] = POOLS.get(arguments["global_pool"], arguments.pop("global_pool"))
-        arguments.pop("global_pool", None)
-    unknown = sorted(set(arguments) - SHARED)
-    if unknown:
-        raise UserError(
-            f"config.json gives {unknown} to {name}, which this library does not have; it knows "
-            f"{sorted(SHARED)}"
-        )
+    found.update(NORMS.get(arguments.pop("norm_layer", None), {}))
     if found.get("mlp_layer") == "swiglu" and "mlp_ratio" in arguments:
         arguments["mlp_ratio"] /= 2  # timm counts gate and value together
     found.update(arguments)
@@ -224,15 +203,15 @@ def _read_timm(source: Source) -> tuple[dict[str, Any], bool]:
     found["patch_bias"] = not found.get("pre_norm", False)
     if not found.get("parallel_block", False):
         found["mlp_bias"] = found.get("proj_bias", True)
-    if "head.weight" not in source.tensors:
-        found["num_classes"] = 0
+    shapes = source.shapes()
+    found["num_classes"] = shapes.of("head.weight", 2)[0] if "head.weight" in shapes else 0
     return found, True
 
 
 def _read_deit3(source: Source) -> tuple[dict[str, Any], bool]:
     found = measure(source)
     found.update(no_embed_class=True, init_values=1e-6, num_heads=found["embed_dim"] // 64)
-    side = grid_side(source.tensors["pos_embed"].shape[1], (0,))
+    side = grid_side(source.shapes().of("pos_embed", 3)[1], (0,))
     if side is not None:
         found["img_size"] = side[0] * pair(found["patch_size"])[0]
     return found, side is not None
@@ -258,20 +237,19 @@ def _dinov2_names(block: Any, embed_dim: int) -> Names:
 
 
 def _read_dinov2(source: Source) -> tuple[dict[str, Any], bool]:
-    shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
+    shapes = source.shapes()
     first = _dinov2_block(source, 0)
     chunked = first.count(".") == 2
-    pattern = re.compile(r"blocks\.\d+\.(\d+)\." if chunked else r"blocks\.(\d+)\.")
-    embed_dim, in_chans, patch, _ = shapes["patch_embed.proj.weight"]
+    embed_dim, in_chans, patch, _ = shapes.of("patch_embed.proj.weight", 4)
     gated = f"{first}.mlp.w12.weight" in shapes
-    hidden = shapes[f"{first}.mlp.{'w3' if gated else 'fc2'}.weight"][1]
-    registers = shapes["register_tokens"][1] if "register_tokens" in shapes else 0
-    side = grid_side(shapes["pos_embed"][1], (1,))
+    hidden = shapes.of(f"{first}.mlp.{'w3' if gated else 'fc2'}.weight", 2)[1]
+    registers = shapes.of("register_tokens", 3)[1] if "register_tokens" in shapes else 0
+    side = grid_side(shapes.of("pos_embed", 3)[1], (1,))
     found: dict[str, Any] = dict(
         embed_dim=embed_dim,
         in_chans=in_chans,
         patch_size=patch,
-        depth=1 + max(int(m[1]) for name in shapes if (m := pattern.match(name))),
+        depth=shapes.count(r"blocks\.\d+\.(\d+)\." if chunked else r"blocks\.(\d+)\."),
         num_heads=embed_dim // 64,
         mlp_ratio=width_ratio(hidden, embed_dim),
         mlp_layer="swiglu" if gated else "mlp",
@@ -349,22 +327,6 @@ def _write_files(module: VisionTransformer, prep: Preprocessing) -> dict[str, Js
     return {"config.json": config}
 
 
-def timm_preprocessing(source: Source) -> Preprocessing | None:
-    """What timm's `config.json` says, or None."""
-    if source.config is None:
-        return None
-    cfg = source.config.get("pretrained_cfg", source.config)
-    if "mean" not in cfg:
-        return None
-    return Preprocessing(
-        tuple(cfg["mean"]),
-        tuple(cfg["std"]),
-        cfg.get("interpolation", "bicubic"),
-        cfg.get("crop_pct", 0.875),
-        cfg.get("crop_mode", "center"),
-    )
-
-
 IGNORED = (
     Ignored("head.mlp.*", "DINO's projection, thrown away after pre-training"),
     Ignored("head.last_layer.*", "DINO's projection, thrown away after pre-training"),
@@ -387,7 +349,7 @@ def _layout(name: str, **parts: Any) -> Layout:
         name=name,
         family="vit",
         module=VisionTransformer,
-        preprocessing=timm_preprocessing,
+        preprocessing=read_timm_preprocessing,
         write_files=_write_files if name == "timm" else lambda module, prep: {},
         **parts,
     )
@@ -415,6 +377,7 @@ LAYOUTS = (
     _layout(
         "timm",
         usual=Preprocessing(),
+        assumed=lambda source: assumed(source, SHARED),
         claims=_is_timm,
         read=_read_timm,
         table=_timm_table,

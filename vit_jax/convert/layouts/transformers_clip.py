@@ -8,10 +8,13 @@ import dataclasses
 import functools
 from typing import Any
 
+from vit_jax import ranges
 from vit_jax.convert.layouts.base import Json, Layout, Source, whole_patches
 from vit_jax.convert.layouts.plain import Names, plain_table
+from vit_jax.convert.layouts.settings import Settings
 from vit_jax.convert.layouts.transformers_files import (
     read_common,
+    read_mlp_ratio,
     read_preprocessing,
     write_preprocessing,
     write_square,
@@ -96,27 +99,29 @@ def _claims(kind: str, source: Source) -> bool:
     return _model_type(source) in (kind, f"{kind}_vision_model")
 
 
-def _vision_config(source: Source) -> Json:
-    assert source.config is not None
-    return source.config.get("vision_config", source.config)
+def _vision_config(kind: str, source: Source) -> Settings:
+    """That of the tower: by itself, or within that of a model with two towers."""
+    config = source.settings(DEFAULTS[kind])
+    return config.part("vision_config", DEFAULTS[kind]) if _model_type(source) == kind else config
 
 
 def _read(kind: str, source: Source) -> tuple[dict[str, Any], bool]:
-    config, tensors = {**DEFAULTS[kind], **_vision_config(source)}, source.tensors
-    classifier = [name for name in tensors if name.startswith("classifier.")]
-    if classifier:
+    config = _vision_config(kind, source)
+    if any(name.startswith("classifier.") for name in source.tensors):
         raise UserError(
             f"{source.path} holds a classifier on top of {kind.upper()}'s patches, which is not "
             "read; load the tower that it was made from"
         )
-    found = read_common(config, {})
+    found = read_common(config)
+    found["mlp_ratio"] = read_mlp_ratio(config)
     found["img_size"] = whole_patches(found["img_size"], found["patch_size"])
     if kind == "clip":
-        projection = tensors.get("visual_projection.weight")
+        shapes, head = source.shapes(), "visual_projection.weight"
         found.update(patch_bias=False, pre_norm=True, head_bias=False)
-        found["num_classes"] = 0 if projection is None else projection.shape[0]
+        found["num_classes"] = shapes.of(head, 2)[0] if head in shapes else 0
     else:
-        pool = "map" if config["vision_use_head"] else "none"
+        headed = config.get("vision_use_head", ranges.TRUE_OR_FALSE)
+        pool = "map" if headed else "none"
         found.update(class_token=False, global_pool=pool, num_classes=0)
     return found, True
 
@@ -166,6 +171,7 @@ def _layout(kind: str) -> Layout:
         preprocessing=read_preprocessing,
         usual=USUAL[kind],
         write_files=functools.partial(_write_files, kind),
+        assumed=lambda source: _vision_config(kind, source).left_out(),
     )
 
 

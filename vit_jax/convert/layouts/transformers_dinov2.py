@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax import ranges
 from vit_jax.convert.layouts.base import Json, Layout, Source, width_ratio
 from vit_jax.convert.layouts.plain import Names, plain_table
 from vit_jax.convert.layouts.transformers_files import (
@@ -34,6 +35,7 @@ DEFAULTS = dict(
     use_swiglu_ffn=False,
     layerscale_value=1.0,
 )
+REGISTERS = 4  # of dinov2_with_registers, where the configuration leaves them out
 TITLES = {"dinov2": "Dinov2", "dinov2_with_registers": "Dinov2WithRegisters"}
 
 
@@ -73,24 +75,26 @@ def _table(kind: str, module: VisionTransformer, source: Source) -> Table:
 
 
 def _read(kind: str, source: Source) -> tuple[dict[str, Any], bool]:
-    assert source.config is not None
-    config = {**DEFAULTS, **source.config}
-    found = read_common({k: v for k, v in config.items() if k != "intermediate_size"}, {})
-    found.update(qkv_bias=config["qkv_bias"], init_values=config["layerscale_value"])
-    if config["use_swiglu_ffn"]:
-        hidden = swiglu_hidden(config["hidden_size"], config["mlp_ratio"])
+    config = source.settings(DEFAULTS)
+    found = read_common(config)
+    width, ratio = found["embed_dim"], config.get("mlp_ratio", ranges.POSITIVE)
+    found["qkv_bias"] = config.get("qkv_bias", ranges.TRUE_OR_FALSE)
+    found["init_values"] = config.get("layerscale_value", ranges.number())
+    if config.get("use_swiglu_ffn", ranges.TRUE_OR_FALSE):
+        hidden = swiglu_hidden(width, ratio)
         found.update(mlp_layer="swiglu", act_layer="silu")
     else:
-        hidden = int(config["hidden_size"] * config["mlp_ratio"])
-    found["mlp_ratio"] = width_ratio(hidden, config["hidden_size"])
+        hidden = int(width * ratio)
+    found["mlp_ratio"] = width_ratio(hidden, width)
     if kind == "dinov2_with_registers":
-        found.update(reg_tokens=config.get("num_register_tokens", 4), no_embed_reg=True)
+        registers = config.get("num_register_tokens", ranges.whole(1), REGISTERS)
+        found.update(reg_tokens=registers, no_embed_reg=True)
         found["pos_resample"] = "bicubic_antialias"
     else:
         found["pos_resample"] = "bicubic"
-    head = source.tensors.get("classifier.weight")
-    found["num_classes"] = 0 if head is None else head.shape[0]
-    if head is not None:  # class token and mean of patches, side by side
+    shapes, head = source.shapes(), "classifier.weight"
+    found["num_classes"] = shapes.of(head, 2)[0] if head in shapes else 0
+    if head in shapes:  # class token and mean of patches, side by side
         found["global_pool"] = "token_avg"
     return found, True
 
@@ -148,6 +152,7 @@ def _layout(kind: str) -> Layout:
         preprocessing=read_preprocessing,
         usual=dataclasses.replace(IMAGENET, crop_mode="center_floor"),
         write_files=functools.partial(_write_files, kind),
+        assumed=lambda source: source.settings(DEFAULTS).left_out(),
     )
 
 

@@ -8,7 +8,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.convert.layouts.base import Json, Source, square, width_ratio
+from vit_jax import ranges
+from vit_jax.convert.layouts.base import Source, square, width_ratio
+from vit_jax.convert.layouts.settings import COLOURS, OBJECT, SIZE, SPREADS, Settings
 from vit_jax.errors import UserError
 from vit_jax.models.registry import Preprocessing
 
@@ -31,29 +33,35 @@ COMMON = {
     "in_chans": "num_channels",
     "norm_eps": "layer_norm_eps",
 }
+ACTIVATION = ranges.one_of(ACTIVATIONS)
+SIDES = ranges.either(ranges.whole(1), OBJECT)
+RANGES = {
+    **dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_heads"), ranges.whole(1)),
+    **dict.fromkeys(("intermediate_size", "num_channels"), ranges.whole(1)),
+    **dict.fromkeys(("image_size", "patch_size"), SIZE),
+    "layer_norm_eps": ranges.POSITIVE,
+}
 SCALE = 1 / 255  # what Transformers multiplies pixels by before mean and std
 RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
-def read_common(config: Json, defaults: Json) -> dict[str, Any]:
-    """Hyper-parameters that every vision configuration has.
+def read_common(config: Settings) -> dict[str, Any]:
+    """Hyper-parameters that every vision configuration has; not the width of the MLP.
 
     Raises:
-        UserError: an activation that this library does not have.
+        UserError: a value that is none, as an activation that this library does not have.
     """
-    full = {**defaults, **config}
-    found = {ours: full[theirs] for ours, theirs in COMMON.items()}
+    found = {ours: config.get(theirs, RANGES[theirs]) for ours, theirs in COMMON.items()}
     for name in ("img_size", "patch_size"):
         found[name] = square(found[name])
-    if full["hidden_act"] not in ACTIVATIONS:
-        raise UserError(
-            f"hidden_act={full['hidden_act']!r} in config.json is unknown; this library has "
-            f"{sorted(ACTIVATIONS)}"
-        )
-    found["act_layer"] = ACTIVATIONS[full["hidden_act"]]
-    if "intermediate_size" in full:
-        found["mlp_ratio"] = width_ratio(full["intermediate_size"], full["hidden_size"])
+    found["act_layer"] = ACTIVATIONS[config.get("hidden_act", ACTIVATION)]
     return found
+
+
+def read_mlp_ratio(config: Settings) -> float:
+    """The ratio that `intermediate_size` is of `hidden_size`."""
+    hidden, width = (config.get(key, RANGES[key]) for key in ("intermediate_size", "hidden_size"))
+    return width_ratio(hidden, width)
 
 
 def write_common(module: Any) -> dict[str, Any]:
@@ -94,31 +102,50 @@ def read_preprocessing(source: Source) -> Preprocessing | None:
     Raises:
         UserError: a preprocessing that this library cannot do.
     """
-    processor = source.processor
+    processor = source.processing()
     if processor is None:
         return None
-    mean, std = processor["image_mean"], processor["image_std"]
-    if not processor.get("do_normalize", True):
+    mean, std = processor.get("image_mean", COLOURS), processor.get("image_std", SPREADS)
+    if not _flag(processor, "do_normalize", True):
         mean, std = (0.0,) * len(mean), (1.0,) * len(std)
-    factor = processor.get("rescale_factor", SCALE) if processor.get("do_rescale", True) else 1.0
+    rescaled = _flag(processor, "do_rescale", True)
+    factor = processor.get("rescale_factor", ranges.POSITIVE, SCALE) if rescaled else 1.0
     if factor != SCALE:  # ours are statistics of values from 0 to 1
         mean, std = ([x * SCALE / factor for x in row] for row in (mean, std))
-    if not processor.get("do_resize", True):
-        raise UserError(
-            "do_resize=false in preprocessor_config.json: pictures are resized here; set it to "
-            "true, with the size that they are meant to come to"
+    if not _flag(processor, "do_resize", True):
+        raise processor.error(
+            "do_resize",
+            "pictures are resized here; set it to true, with the size that they are meant to come "
+            "to",
         )
-    kernel = processor.get("resample", 2)
-    if kernel not in RESAMPLE:
-        raise UserError(f"resample={kernel} in preprocessor_config.json: expected 2 or 3")
-    size = processor.get("size", {"height": 224, "width": 224})
-    size = {"shortest_edge": size} if isinstance(size, int) else size
-    mode = "center_floor" if "shortest_edge" in size else "squash"
-    edge = kept = size.get("shortest_edge", size.get("height"))
-    if processor.get("do_center_crop", "crop_size" in processor):
-        kept = processor.get("crop_size", size)
-        kept = kept["height"] if isinstance(kept, Mapping) else kept
+    kernel = processor.get("resample", ranges.one_of(RESAMPLE), 2)
+    edge, shortest = _side(processor, "size", 224)
+    kept = edge
+    if _flag(processor, "do_center_crop", "crop_size" in processor):
+        kept, _ = _side(processor, "crop_size", edge)
+    mode = "center_floor" if shortest else "squash"
     return Preprocessing(tuple(mean), tuple(std), RESAMPLE[kernel], share(kept, edge), mode)
+
+
+def _flag(processor: Settings, key: str, default: bool) -> bool:
+    return processor.get(key, ranges.TRUE_OR_FALSE, default)
+
+
+def _side(processor: Settings, key: str, default: int) -> tuple[int, bool]:
+    """Height of a size in pixels, and whether it is that of a picture's shorter side.
+
+    It is one number (the shorter side), {"shortest_edge": ...} or {"height": ..., "width": ...}.
+    """
+    if key not in processor:
+        return default, False
+    found = processor.get(key, SIDES)
+    if not isinstance(found, Mapping):
+        return found, True
+    sides = processor.part(key)
+    if "shortest_edge" in sides:
+        return sides.get("shortest_edge", ranges.whole(1)), True
+    sides.get("width", ranges.whole(1))
+    return sides.get("height", ranges.whole(1)), False
 
 
 def share(kept: int, edge: int) -> float:

@@ -11,11 +11,13 @@ import dataclasses
 import functools
 from typing import Any
 
+from vit_jax import ranges
 from vit_jax.convert.layouts.base import Json, Layout, Source
 from vit_jax.convert.layouts.plain import Names, plain_table
 from vit_jax.convert.layouts.transformers_files import (
     labels,
     read_common,
+    read_mlp_ratio,
     read_preprocessing,
     write_common,
     write_preprocessing,
@@ -41,6 +43,7 @@ DEFAULTS = dict(
     num_channels=3,
     qkv_bias=True,
 )
+POOLER = ranges.Range("'tanh', as this library's pre-logits layer has it", lambda x: x == "tanh")
 IGNORED = (Ignored("*embeddings.mask_token", "stands for masked patches in pre-training"),)
 
 
@@ -90,22 +93,18 @@ def _names_in(kind: str, source: Source) -> Names:
 
 
 def _read(kind: str, source: Source) -> tuple[dict[str, Any], bool]:
-    config, tensors = source.config, source.tensors
-    assert config is not None
-    found = read_common(config, DEFAULTS)
-    found["qkv_bias"] = config.get("qkv_bias", True)
-    two_heads = "distillation_classifier.weight" in tensors
+    config, shapes = source.settings(DEFAULTS), source.shapes()
+    found = read_common(config)
+    found["mlp_ratio"] = read_mlp_ratio(config)
+    found["qkv_bias"] = config.get("qkv_bias", ranges.TRUE_OR_FALSE)
+    two_heads = "distillation_classifier.weight" in shapes
     if kind == "deit":
         found.update(dict(dist_token=True) if two_heads else dict(reg_tokens=1))
     head = "cls_classifier.weight" if two_heads else "classifier.weight"
-    found["num_classes"] = tensors[head].shape[0] if head in tensors else 0
-    if "pooler.dense.weight" in tensors:
-        if config.get("pooler_act", "tanh") != "tanh":
-            raise UserError(
-                f"pooler_act={config['pooler_act']!r} in config.json: this library's pre-logits "
-                "layer has 'tanh'"
-            )
-        found["representation_size"] = tensors["pooler.dense.weight"].shape[0]
+    found["num_classes"] = shapes.of(head, 2)[0] if head in shapes else 0
+    if "pooler.dense.weight" in shapes:
+        config.get("pooler_act", POOLER, "tanh")
+        found["representation_size"] = shapes.of("pooler.dense.weight", 2)[0]
     return found, True
 
 
@@ -151,6 +150,7 @@ def _layout(kind: str) -> Layout:
         preprocessing=read_preprocessing,
         usual=USUAL[kind],
         write_files=functools.partial(_write_files, kind),
+        assumed=lambda source: source.settings(DEFAULTS).left_out(),
     )
 
 

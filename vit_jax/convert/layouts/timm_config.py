@@ -1,0 +1,93 @@
+"""timm's `config.json`: a name, the arguments that differ from the name's, the preprocessing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax import ranges
+from vit_jax.convert.layouts.base import Json, Source
+from vit_jax.convert.layouts.settings import read_preprocessing
+from vit_jax.models import registry
+from vit_jax.models.registry import IMAGENET, ModelSpec, Preprocessing
+from vit_jax.naming import unknown
+from vit_jax.ranges import Range
+
+POOLS = {"": "none"}  # timm's names that are others here
+# Names whose patches do not divide the image: our name for the model, and timm's size.
+UNCOVERED = {
+    "vit_so400m_patch14_siglip_384": ("vit_so400m_patch14_siglip_378", {"img_size": 384}),
+    "vit_so400m_patch14_siglip_gap_384": ("vit_so400m_patch14_siglip_gap_378", {"img_size": 384}),
+}
+
+
+def argument_ranges(spec: ModelSpec, names: frozenset[str]) -> dict[str, Range]:
+    """What the arguments `names` may be, and "global_pool", which all of timm's models have."""
+    fields = spec.module.field_ranges()
+    pool = ranges.either(ranges.one_of(POOLS), fields["global_pool"])
+    return {**{name: fields[name] for name in names}, "global_pool": pool}
+
+
+def read_arguments(
+    source: Source, names: frozenset[str], more: Mapping[str, Range] | None = None
+) -> tuple[ModelSpec, dict[str, Any]]:
+    """The spec of the name that a configuration gives, and the arguments that it gives beside it.
+
+    The number of classes is not among them: the head has it.
+
+    Args:
+        source: with a configuration.
+        names: the arguments that mean the same here.
+        more: what others may be, by name.
+
+    Raises:
+        UserError: an unknown name or argument, or a value that is none; names the file.
+    """
+    config = source.settings()
+    given = config.get("architecture", ranges.TEXT).split(".")[0]
+    name, found = UNCOVERED.get(given, (given, {}))
+    if name not in registry.list_models():
+        raise config.error("architecture", unknown("model", name, registry.list_models()))
+    spec, arguments = registry.model_spec(name), config.part("model_args")
+    allowed = {**argument_ranges(spec, names), **(more or {})}
+    strange = sorted(set(arguments.values) - set(allowed))
+    if strange:
+        raise config.error(
+            "model_args",
+            f"{strange} of {name} this library does not have; it knows {sorted(allowed)}",
+        )
+    found = {**found, **{key: arguments.get(key, allowed[key]) for key in arguments.values}}
+    if "global_pool" in config:
+        found["global_pool"] = config.get("global_pool", allowed["global_pool"])
+    if "global_pool" in found:
+        found["global_pool"] = POOLS.get(found["global_pool"], found["global_pool"])
+    found.pop("num_classes", None)
+    return spec, {key: hashable(value) for key, value in found.items()}
+
+
+def assumed(source: Source, names: frozenset[str]) -> Json:
+    """What stands for the arguments that a configuration leaves out: the choices of its name."""
+    if source.config is None:
+        return {}
+    config = source.settings()
+    given = config.get("architecture", ranges.TEXT).split(".")[0]
+    spec = registry.model_spec(UNCOVERED.get(given, (given, {}))[0])
+    module = spec.module(**spec.hyper_parameters)
+    absent = sorted(names - {"num_classes", *config.part("model_args").values})
+    return {f"model_args.{name}": getattr(module, name) for name in absent}
+
+
+def read_timm_preprocessing(source: Source) -> Preprocessing | None:
+    """What the configuration says, or None; timm's older files have no "pretrained_cfg" in it.
+
+    Raises:
+        UserError: a value that is none, or that this library cannot use; names the file.
+    """
+    if source.config is None:
+        return None
+    config = source.settings()
+    nested = "pretrained_cfg" in config
+    return read_preprocessing(config.part("pretrained_cfg") if nested else config, IMAGENET)
+
+
+def hashable(value: Any) -> Any:
+    """The value with tuples in the place of lists, as modules have them."""
+    return tuple(map(hashable, value)) if isinstance(value, list | tuple) else value
