@@ -23,8 +23,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--format",
         required=True,
-        choices=("transformers", "timm", "npz", "own"),
-        help="of what library; own: of your own PyTorch code, which --mapping describes",
+        choices=("transformers", "timm", "npz", "mae", "own"),
+        help="of what library; mae: the authors' own .pth; own: of your own PyTorch code, which --mapping describes",
     )
     parser.add_argument("--mapping", metavar="FILE", help="mapping table of your own layout")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Writes a model for others: Transformers, timm, Google's `.npz`, a user's own PyTorch code."""
+"""Writes a model for others: Transformers, timm, Google's `.npz`, MAE's code, a user's own."""
 
 import json
 import os
@@ -11,13 +11,14 @@ from vit_jax.convert.layouts import LAYOUTS, Layout, Source
 from vit_jax.convert.layouts.base import Json, check_expressed
 from vit_jax.convert.mapping import outward
 from vit_jax.convert.rules import Table
-from vit_jax.convert.writers import write_npz, write_sharded_safetensors
+from vit_jax.convert.writers import write_npz, write_sharded_safetensors, write_torch
 from vit_jax.errors import UserError
 
 FORMATS = {
     "transformers": ("transformers",),
     "timm": ("timm",),
     "npz": ("augreg", "big_vision"),
+    "mae": ("mae",),
     "own": ("own",),
 }
 WEIGHTS = "model.safetensors"
@@ -37,6 +38,7 @@ def export(
     | "transformers" | `AutoModel...from_pretrained(output)` |
     | "timm" | `timm.create_model("local-dir:" + output, pretrained=True)` |
     | "npz" | `model.npz`, as vision_transformer or big_vision stores it |
+    | "mae" | `theirs.load_state_dict(torch.load(output + "/model.pth")["model"])`, of MAE's code |
     | "own" | `safetensors.torch.load_model(theirs, output + "/model.safetensors")` |
 
     Args:
@@ -66,6 +68,8 @@ def export(
             (beside / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         if format == "npz":
             write_npz(beside / "model.npz", tensors)
+        elif format == "mae":
+            write_torch(beside / "model.pth", tensors, under="model")
         else:
             write_sharded_safetensors(beside, tensors, MAX_SHARD_BYTES, WEIGHTS)
     return layout
@@ -81,7 +85,7 @@ def choose_layout(
     """
     reasons = []
     for layout in layouts:
-        fits = layout.name in FORMATS[format] and isinstance(model.module, layout.module)
+        fits = layout.name in FORMATS[format] and type(model.module) is layout.module
         if not fits or not layout.expresses(model.module):
             continue
         try:

@@ -21,10 +21,12 @@ from vit_jax.convert.folder import Model
 from vit_jax.convert.layouts import Source
 from vit_jax.convert.oracles import Oracle, build
 from vit_jax.convert.oracles import own as own_oracle
+from vit_jax.convert.oracles.oracle import mask_noise
 from vit_jax.convert.report import Difference, Report
 from vit_jax.convert.source import identify, open_source
 from vit_jax.data.preprocessing import preprocess
 from vit_jax.errors import UserError
+from vit_jax.models.mae import MaskedAutoencoder
 from vit_jax.models.partitioning import PlainModule
 from vit_jax.models.vit import pair
 
@@ -178,7 +180,9 @@ def compare(
     rows = [_difference(place, _like(states[place], b), b, limit) for place, b in theirs.items()]
     found: list[Difference] = []
     if stored is not None:
-        found = _gradient_rows(grads, oracle.to_ours(stored, model.module, dtype))
+        expected = oracle.to_ours(stored, model.module, dtype)
+        fixed = getattr(model.module, "fixed_params", ())  # no gradient reaches them here
+        found = _gradient_rows(grads, {k: g for k, g in expected.items() if k not in fixed})
     return Report(source, oracle.name, oracle.how, dtype, len(images), tuple(rows), tuple(found))
 
 
@@ -233,11 +237,18 @@ def _ours(
         output, seen, found = jax.device_get((output, seen, found))
     states = {"embedding": seen.embedding, "norm": seen.features, "output": output}
     states |= {f"blocks.{i}": tokens for i, tokens in enumerate(seen.tokens)}
+    decoded = getattr(seen, "decoder_tokens", ())
+    states |= {f"decoder.{i}": tokens for i, tokens in enumerate(decoded)}
     return states, {} if found is None else params.by_path(found)
 
 
 def _apply(module: PlainModule, tree: Any, images: jax.Array) -> tuple[jax.Array, Any]:
-    return module.apply({"params": tree}, images, capture=CAPTURE)
+    if not isinstance(module, MaskedAutoencoder):
+        return module.apply({"params": tree}, images, capture=CAPTURE)
+    noise = jnp.asarray(mask_noise(len(images), math.prod(module.grid())), images.dtype)
+    capture = (*CAPTURE, "decoder_tokens")
+    output, seen = module.apply({"params": tree}, images, noise=noise, capture=capture)
+    return output.prediction, seen
 
 
 _forward = jax.jit(_apply, static_argnums=0)

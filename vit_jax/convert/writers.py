@@ -124,12 +124,15 @@ def write_npz(path: str | os.PathLike, tensors: Mapping[str, Tensor]) -> None:
                 npy.write_array(entry, _values_of_npz(tensor), allow_pickle=False)
 
 
-def write_torch(path: str | os.PathLike, tensors: Mapping[str, Tensor]) -> None:
+def write_torch(
+    path: str | os.PathLike, tensors: Mapping[str, Tensor], under: str | None = None
+) -> None:
     """Writes a `.pth` file, a dictionary of tensors, with `torch.save`; replaces one that is there.
 
     Args:
       path: of the file; its folder is made if need be.
       tensors: by name. Arrays are not copied.
+      under: the name of the dictionary within another one, as "model"; None: it is the file.
 
     Raises:
       UserError: PyTorch is not installed, or lacks a dtype.
@@ -149,7 +152,8 @@ def write_torch(path: str | os.PathLike, tensors: Mapping[str, Tensor]) -> None:
 
     with _beside(Path(path)) as file:
         try:
-            torch.save({name: converted(tensor) for name, tensor in tensors.items()}, file)
+            found = {name: converted(tensor) for name, tensor in tensors.items()}
+            torch.save(found if under is None else {under: found}, file)
         except RuntimeError as error:  # PyTorch's, of its position in the file, hides the system's
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 

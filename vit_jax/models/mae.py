@@ -227,6 +227,11 @@ class MaskedAutoencoder(VisionTransformer):
         """Width of what enters the second layer of the decoder's MLPs."""
         return int(self.decoder_embed_dim * self.decoder_mlp_ratio)
 
+    @property
+    def fixed_params(self) -> tuple[str, ...]:
+        """Paths of the parameters that no gradient reaches."""
+        return (*super().fixed_params, "decoder/pos_embed/table")
+
     def check(self) -> None:
         """Raises UserError where hyper-parameters are out of range or contradict each other."""
         super().check()

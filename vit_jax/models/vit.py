@@ -248,6 +248,11 @@ class VisionTransformer(PlainModule):
         """The final norm comes after pooling."""
         return self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
 
+    @property
+    def fixed_params(self) -> tuple[str, ...]:
+        """Paths of the parameters that no gradient reaches."""
+        return ("pos_embed/table",) if self.pos_embed == "sincos_2d_table" else ()
+
     def grid(self, img_size: Size | None = None) -> tuple[int, int]:
         """Rows and columns of patches of an image (by default of `img_size`).
 

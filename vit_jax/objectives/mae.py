@@ -6,6 +6,7 @@ patch by patch.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -67,8 +68,14 @@ class MaskedAutoencoding(Objective):
         """Returns the mean error of masked patches; logs "loss" and "target_variance"."""
         del step
         mask_key, dropout_key = jax.random.split(rng)
-        rngs = {"mask": mask_key, "dropout": dropout_key}
-        output = self.module.apply({"params": params}, batch["image"], train=True, rngs=rngs)
+        noise = jax.random.uniform(mask_key, (len(batch["image"]), self._patches(batch["image"])))
+        output = self.module.apply(
+            {"params": params},
+            batch["image"],
+            train=True,
+            noise=noise,
+            rngs={"dropout": dropout_key},
+        )
         metrics = {k: x.mean() for k, x in self._per_example(output, batch["image"]).items()}
         return metrics["loss"], (metrics, extra)
 
@@ -98,9 +105,11 @@ class MaskedAutoencoding(Objective):
         mean, deviation = patch_statistics(patches)
         return (patches - mean) / deviation
 
+    def _patches(self, images: jax.Array) -> int:
+        return math.prod(self.module.grid(images.shape[1:3]))
+
     def _fixed(self, params: Params, images: jax.Array) -> MaskedAutoencoderOutput:
-        rows, columns = self.module.grid(images.shape[1:3])
-        noise = fixed_noise(images, rows * columns)
+        noise = fixed_noise(images, self._patches(images))
         return self.module.apply({"params": params}, images, noise=noise)
 
     def _per_example(self, output: MaskedAutoencoderOutput, images: jax.Array) -> Metrics:

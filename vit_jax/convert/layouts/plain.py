@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from vit_jax.convert.rules import Constant, Ignored, Rule, Table, joined, same, stacked
 from vit_jax.errors import UserError
+from vit_jax.models.layers.position import TABLES
 from vit_jax.models.vit import VisionTransformer
 
 # Axes on the way in: d width, h heads, c channels of a head, m MLP, p q patch, k one of q, k, v.
@@ -107,6 +108,20 @@ def plain_table(module: VisionTransformer, names: Names) -> Table:
     return Table(tuple(rules), names.constants, names.ignored)
 
 
+def decoder_rules(
+    module: VisionTransformer, names: Names, depth: int, target: str
+) -> Iterator[Rule]:
+    """Rules of blocks below `target` that are chosen as the module's own are, but in their sizes.
+
+    Args:
+        module: whose choices they are.
+        names: of the blocks, and of the parts within.
+        depth: how many.
+        target: in front of their paths in our parameters, as "decoder/".
+    """
+    yield from _Rules(module, names).blocks(depth, target)
+
+
 class _Rules:
     """Rules for each part of one module, in one layout."""
 
@@ -128,15 +143,13 @@ class _Rules:
         ):
             if wanted:
                 yield self.array(field, field)
-        if m.pos_embed == "learn":
+        if m.pos_embed in TABLES:
             yield self.array("pos_embed", "pos_embed/table")
         elif m.pos_embed != "none":
             raise UserError(f"this layout has no place for pos_embed={m.pos_embed!r}")
         if m.pre_norm:
             yield from self.norm("norm_pre", n.norm_pre, "norm_pre")
-        for i in range(m.depth):
-            block = self.parallel_block if m.parallel_block else self.block
-            yield from block(n.block(i) + n.separator, f"encoder/blocks_{i}/")
+        yield from self.blocks(m.depth, "encoder/")
         if m.final_norm:
             name = "fc_norm" if m.norm_after_pool else "norm"
             yield from self.norm(name, getattr(n, name), name)
@@ -224,6 +237,13 @@ class _Rules:
         yield same(self.leaf(name, n.scale), f"{target}/scale")
         if self.module.norm_layer == "layernorm":
             yield same(self.leaf(name, n.bias), f"{target}/bias")
+
+    def blocks(self, depth: int, target: str) -> Iterator[Rule]:
+        """So many blocks, whose paths in our parameters begin with `target`."""
+        block = self.parallel_block if self.module.parallel_block else self.block
+        for i in range(depth):
+            source = self.names.block(i) + self.names.separator
+            yield from block(source, f"{target}blocks_{i}/")
 
     def block(self, source: str, target: str) -> Iterator[Rule]:
         """A block whose MLP follows its attention."""

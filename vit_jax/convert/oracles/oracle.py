@@ -29,6 +29,11 @@ def in_memory(array: np.ndarray) -> LazyTensor:
     return LazyTensor(array.shape, array.dtype, lambda: array)
 
 
+def mask_noise(images: int, patches: int) -> np.ndarray:
+    """What both sides shuffle patches by, where a model masks some at random `(b, n)`, float64."""
+    return np.random.default_rng(7).random((images, patches))
+
+
 def uncovered(img_size: int | Sequence[int], patch_size: int | Sequence[int]) -> tuple[int, int]:
     """Rows and columns of an image that its patches do not cover."""
     sizes = [2 * [x] if isinstance(x, int) else list(x) for x in (img_size, patch_size)]
@@ -50,6 +55,7 @@ class Oracle:
         layout: says how its stored parameters and ours correspond.
         named: a tensor for each of its parameters, under the names that the layout knows.
         rest: rows and columns of its images that its patches do not cover; ours lack them.
+        decoder: blocks of a decoder, in order, whose states are "decoder.0", ...
     """
 
     name: str
@@ -61,9 +67,10 @@ class Oracle:
     layout: Layout
     named: Callable[[Tensors], Source] = as_source
     rest: tuple[int, int] = (0, 0)
+    decoder: Sequence["torch.nn.Module"] = ()
 
     def states(self, images: np.ndarray, dtype: str) -> States:
-        """Hidden states by place, in order: "embedding", "blocks.0", ..., "norm", "output".
+        """Hidden states by place: "embedding", "blocks.0", ..., "norm", "decoder.0", ..., "output".
 
         Args:
             images: `(b, h, w, c)`.
@@ -136,6 +143,8 @@ class Oracle:
         hooks = [self.blocks[0].register_forward_pre_hook(enter, with_kwargs=True)]
         for i, block in enumerate(self.blocks):
             hooks.append(block.register_forward_hook(leave(f"blocks.{i}")))
+        for i, block in enumerate(self.decoder):
+            hooks.append(block.register_forward_hook(leave(f"decoder.{i}")))
         if self.norm is not None:
             hooks.append(self.norm.register_forward_hook(leave("norm")))
         return hooks

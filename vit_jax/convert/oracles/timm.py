@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PURPOSE = "checking against timm"
 # Layouts that timm reads from a file by itself.
-READ = ("timm", "deit3", "dinov2", "augreg", "big_vision", "swin")
+READ = ("timm", "deit3", "dinov2", "augreg", "big_vision", "swin", "mae")
 
 
 def load(folder: Path, layout: Layout, how: str) -> Oracle:

@@ -1,5 +1,6 @@
 """Models of Hugging Face Transformers as oracles."""
 
+import math
 import tempfile
 import warnings
 from collections.abc import Collection, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 
 from vit_jax.convert.errors import listed
 from vit_jax.convert.layouts import Layout, Source
-from vit_jax.convert.oracles.oracle import Oracle, Tensors, in_memory, uncovered
+from vit_jax.convert.oracles.oracle import Oracle, Tensors, in_memory, mask_noise, uncovered
 from vit_jax.convert.oracles.swin import blocks_of, with_exact_offsets
 from vit_jax.convert.readers import read_tensors
 from vit_jax.convert.rules import Table
@@ -108,7 +109,8 @@ def wrap(theirs: Any, ours: PlainModule, layout: Layout, how: str = "given in me
 
     def output(images: Any) -> Any:
         towers = hasattr(theirs, "get_image_features")
-        found = (theirs.get_image_features if towers else theirs)(pixel_values=images)
+        run = theirs.get_image_features if towers else theirs
+        found = run(pixel_values=images, **_masks(theirs, images))
         results = (getattr(found, name, None) for name in RESULTS)
         result = next((x for x in results if x is not None), None)
         if result is not None:
@@ -135,8 +137,26 @@ def wrap(theirs: Any, ours: PlainModule, layout: Layout, how: str = "given in me
         output=output,
         layout=layout,
         named=named,
+        decoder=tuple(getattr(getattr(theirs, "decoder", None), "decoder_layers", ())),
         rest=(0, 0) if takes_any_size else uncovered(config.image_size, config.patch_size),
     )
+
+
+def _masks(theirs: Any, images: Any) -> dict[str, Any]:
+    """What a masked autoencoder is given beside images: noise, so that its mask is ours.
+
+    An encoder by itself masks patches at random too. Ours is a Vision Transformer that sees all:
+    it is told to mask none, and to leave them in their order.
+    """
+    if theirs.config.model_type != "vit_mae":
+        return {}
+    torch = import_library("torch", PURPOSE)
+    grid = (side // theirs.config.patch_size for side in images.shape[2:])
+    patches = math.prod(grid)
+    if hasattr(theirs, "decoder"):
+        return {"noise": torch.from_numpy(mask_noise(len(images), patches)).to(images.dtype)}
+    theirs.config.mask_ratio = 0.0
+    return {"noise": torch.arange(patches).expand(len(images), -1)}
 
 
 def _first(module: Any, names: Sequence[str]) -> Any:
