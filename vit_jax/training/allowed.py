@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from vit_jax import models, naming, objectives, ranges
 from vit_jax.data.transforms import INTERPOLATIONS
 from vit_jax.ranges import POSITIVE, RATE, TEXT, TRUE_OR_FALSE, Range, or_none, whole
-from vit_jax.training import optim, schedules, sharding
+from vit_jax.training import lora, optim, schedules, sharding
 from vit_jax.training.overrides import flat_keys, value_of
 
 INIT_CHANGES = ("resampled", "drawn", "left_out", "hyper_parameters")
@@ -39,6 +39,7 @@ RANGES: dict[str, Range] = {
         for name, options in optim.OPTIMIZER_DEFAULTS.items()
         for option in options
     },
+    **{f"lora.{name}": range for name, range in lora.LORA_RANGES.items()},
     **{f"schedule.{name}": range for name, range in schedules.SCHEDULE_RANGES.items()},
     "ema_decay": RATE,
     "accumulate_steps": whole(1),

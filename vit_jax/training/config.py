@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.errors import MissingFileError, UserError
 from vit_jax.training import overrides as overrides_lib
+from vit_jax.training.lora import LORA_DEFAULTS
 from vit_jax.training.optim import COMMON_DEFAULTS, OPTIMIZER_DEFAULTS
 from vit_jax.training.schedules import SCHEDULE_DEFAULTS
 from vit_jax.training.sharding import RULE_DEFAULTS
@@ -44,6 +45,7 @@ def base_config() -> ConfigDict:
     config.objective = _objective()
     config.data = _data()
     config.optim = _optim()
+    config.lora = ConfigDict(LORA_DEFAULTS)  # low-rank adapters; each option is explained there
     config.schedule = ConfigDict(SCHEDULE_DEFAULTS)  # each option is explained there
     config.ema_decay = 0.0  # of the parameters' running average, which is then what is evaluated
     config.accumulate_steps = 1  # micro-batches whose gradients are averaged before one update

@@ -12,7 +12,7 @@ import numpy as np
 from vit_jax import data
 from vit_jax.errors import MissingFileError, UserError
 from vit_jax.objectives.base import OfBatch, PerExample
-from vit_jax.training import checkpoint, classes, distributed, overrides, run_folder
+from vit_jax.training import adapters_only, checkpoint, classes, distributed, overrides, run_folder
 from vit_jax.training.config import OPEN_SECTIONS
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.record import Record
@@ -207,8 +207,9 @@ def load_state(
     unused = {"params": None} if average and targets.ema is not None else {"ema": None}
     targets = targets.replace(opt_state=None, **unused)
     steps = _candidates(experiment.config.checkpoint, directory, which)
+    targets = adapters_only.saved(experiment.config, targets)
     state, record, _ = checkpoint.restore_first(directory, steps, targets, report)
-    return state, record
+    return adapters_only.completed(experiment, state, record), record
 
 
 def _candidates(options: Any, directory: Path, which: str | int) -> list[int]:

@@ -14,8 +14,11 @@ from vit_jax import data, models
 from vit_jax.data.transforms import Transform
 from vit_jax.errors import UserError
 from vit_jax.objectives import build_objective
-from vit_jax.objectives.base import Batch
+from vit_jax.objectives.base import Batch, Objective
 from vit_jax.training import optim, resolve, sharding
+from vit_jax.training.lora import add_lora
+from vit_jax.training.param_groups import any_fits
+from vit_jax.training.partial import freeze, freeze_patterns
 from vit_jax.training.state import StateFactory
 from vit_jax.training.step import TrainStep, make_normalize, make_train_step
 
@@ -62,8 +65,9 @@ class Experiment:
         self.normalize = make_normalize(*self.mean_std)
         self._train_transform = self._transform("train_transform")
         self._eval_transform = self._transform("eval_transform")
-        self.objective = build_objective(config, self.module)
         batch = _placeholder(self.image_shape)
+        objective = build_objective(config, self.module)
+        self.objective = _trained_part(config, objective, batch)
         params, _ = jax.eval_shape(self.objective.init, jax.random.key(0), batch)
         self.optimizer = optim.make_optimizer(config, params, *_lengths(config), self.module)
         self.state_factory = StateFactory(
@@ -146,6 +150,44 @@ class Experiment:
         interpolation = self.config.data.interpolation or preprocessing.interpolation
         with _naming(f"data.{key}"):
             return data.build_transform(spec, tuple(size), channels, interpolation)
+
+
+def _trained_part(config: ConfigDict, objective: Objective, batch: Batch) -> Objective:
+    """The objective without what is frozen, or with adapters."""
+    if config.lora.save_only_adapters and config.init_from is None:
+        raise UserError(
+            "lora.save_only_adapters leaves out of checkpoints what init_from gives, and init_from "
+            "is None: set it, or save everything"
+        )
+    if config.lora.rank is not None and config.optim.frozen:
+        raise UserError(
+            f"optim.frozen={config.optim.frozen} has no effect with lora.rank={config.lora.rank}: "
+            "all but adapters and lora.trained is frozen; take it out"
+        )
+    if objective.trained is not None:
+        if config.optim.frozen or config.lora.rank is not None:
+            raise UserError(
+                f"objective {config.objective.name!r} trains {objective.trained} and nothing else: "
+                "leave out optim.frozen and lora.rank"
+            )
+        return freeze(objective, batch, lambda name: not any_fits(objective.trained, name))
+    objective = add_lora(objective, batch, config.lora)
+    return freeze_patterns(objective, batch, config.optim.frozen)
+
+
+def build_module(config: ConfigDict) -> nn.Module:
+    """Returns the model that `config.model` describes; what is None there is the model's own.
+
+    Raises:
+      UserError: unknown name or field, with the nearest ones.
+    """
+    fields = dict(config)
+    name = fields.pop("name")
+    for key in ("num_classes", "img_size"):
+        if fields.get(key) is None:
+            fields.pop(key, None)
+    with _naming("config.model"):
+        return models.create_model(name, **fields)
 
 
 def build_module(config: ConfigDict) -> nn.Module:

@@ -32,13 +32,13 @@ SIZES = frozenset(("img_size", "patch_size", "num_classes", "parent", "name"))
 
 
 def initial_state(
-    experiment: Experiment, workdir: str | os.PathLike[str], say: Callable[[str], None]
+    experiment: Experiment, workdir: str | os.PathLike[str] | None, say: Callable[[str], None]
 ) -> TrainState:
     """Returns the first state of a run, its parameters from `config.init_from` where that is given.
 
     Args:
       experiment: of the run.
-      workdir: of the run; gets `init_from.json`.
+      workdir: of the run; gets `init_from.json`. None: no report is written.
       say: is given the sentences a user should read.
 
     Raises:
@@ -49,14 +49,16 @@ def initial_state(
     if config.init_from is None:
         return state
     objective = experiment.objective
-    drawn = objective.module_params(state.params)
+    drawn = objective.module_params(objective.all_params(state.params, state.extra))
     model = _load(config, experiment.module)
     params, adaptation = _adapted(config, experiment.module, model, drawn)
     say(f"initial parameters from {config.init_from}\n{adaptation}")
-    if jax.process_index() == 0:
+    if workdir is not None and jax.process_index() == 0:
         _write(Path(workdir) / REPORT, config.init_from, adaptation)
     placed = jax.tree.map(_place, params, drawn)
     params, extra = objective.with_module_params(state.params, state.extra, placed)
+    shardings = experiment.state_factory.shardings  # kept, but for what an objective cuts
+    params, extra = jax.device_put((params, extra), (shardings.params, shardings.extra))
     ema = None if state.ema is None else jax.tree.map(lambda leaf: leaf.copy(), params)
     return state.replace(params=params, ema=ema, extra=extra)
 

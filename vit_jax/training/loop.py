@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from vit_jax import data
 from vit_jax.errors import UserError
-from vit_jax.training import classes, distributed, report, run_folder
+from vit_jax.training import adapters_only, classes, distributed, report, run_folder
 from vit_jax.training.checkpoint import Checkpoints, saved_steps
 from vit_jax.training.evaluation import Evaluator
 from vit_jax.training.experiment import Experiment
@@ -130,6 +130,7 @@ class _Run:
         )
         _say(self._header())
         self._state, record = self._first_state()
+        self._left_out = adapters_only.notes(self._config, self._state)
         self._step = record.step
         self._metrics = record.metrics  # of the evaluation at this step
         self._writer = stack.enter_context(
@@ -162,7 +163,8 @@ class _Run:
 
     def _first_state(self) -> tuple[TrainState, Record]:
         """Returns the latest good checkpoint's state, or a new one."""
-        restored = self._checkpoints.restore_latest(self._experiment.state_factory.targets(), _say)
+        targets = adapters_only.saved(self._config, self._experiment.state_factory.targets())
+        restored = self._checkpoints.restore_latest(targets, _say)
         if restored is None:
             state = initial_state(self._experiment, self._directory.parent, _say)
             return state, Record(0, None, self._notes(0), {})
@@ -174,7 +176,7 @@ class _Run:
                 "start a run in another workdir"
             )
         _say(f"resuming after step {record.step}")
-        return state, record
+        return adapters_only.completed(self._experiment, state, record), record
 
     def to_the_end(self) -> Result:
         """Trains up to the last step, or until a signal."""
@@ -252,7 +254,8 @@ class _Run:
     def _save(self) -> None:
         self._monitor.flush()  # raises where the state is not worth saving
         notes = self._notes(self._monitor.skipped)
-        self._checkpoints.save(self._state, self._step, self._metrics, notes)
+        state = adapters_only.saved(self._config, self._state)
+        self._checkpoints.save(state, self._step, self._metrics, notes | self._left_out)
         self._monitor.pause()
 
     def _notes(self, skipped: int) -> dict[str, Any]:

@@ -84,6 +84,11 @@ def weight_decays(pairs: Pairs, default: float, rules: Any) -> Any:
     return jax.tree.map(of, rules)
 
 
+def any_fits(patterns: Sequence[str], name: str) -> bool:
+    """Whether a name is meant by one of several patterns."""
+    return any(naming.fits(pattern, name) for pattern in patterns)
+
+
 def _last_fit(pairs: Pairs, name: str, otherwise: float) -> float:
     fitting = [value for pattern, value in pairs if naming.fits(pattern, name)]
     return fitting[-1] if fitting else otherwise

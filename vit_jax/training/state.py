@@ -94,8 +94,12 @@ class StateFactory:
             ema=params if with_ema else None,
             extra=sharding.param_shardings(self.shapes.extra, extra_axes, rules, mesh),
         )
+        # What is not trained has named dimensions too.
         self.activation_rules = sharding.activation_rules(
-            rules, self.shapes.params, params_axes, mesh
+            rules,
+            (self.shapes.params, self.shapes.extra),
+            (params_axes, extra_axes),
+            mesh,
         )
 
     def create(self) -> TrainState:

@@ -40,7 +40,8 @@ def trained_model(
     directory = run_folder.checkpoints_dir(workdir)
     state, record = load_state(experiment, directory, which, report, average=average)
     trained = state.averaged_params if average else state.params
-    params = jax.tree.map(np.asarray, experiment.objective.module_params(trained))
+    params = experiment.objective.exported_params(trained, state.extra)
+    params = jax.tree.map(np.asarray, params)
     default = models.preprocessing(config.model.name)
     preprocessing = Preprocessing(
         mean=tuple(config.data.mean or default.mean),
