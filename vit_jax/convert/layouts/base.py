@@ -1,12 +1,15 @@
 """What a layout is: one way in which a family's weights lie on disks."""
 
 import dataclasses
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vit_jax.convert.rules import Table
+from vit_jax.convert.layouts.settings import Settings
+from vit_jax.convert.mapping import MismatchError
+from vit_jax.convert.rules import Shape, Table
 from vit_jax.convert.tensors import LazyTensor
 from vit_jax.errors import UserError
 from vit_jax.models.layers.position import TABLES
@@ -40,6 +43,33 @@ RUNTIME = frozenset(
 DIALECT = frozenset(["act_layer", "norm_eps"])
 
 
+class Shapes(dict[str, Shape]):
+    """Shapes of tensors by name; what is looked for and not there is a `MismatchError`.
+
+    Which is how layouts read files: that a few names are a layout's own says little about the rest.
+    """
+
+    def __missing__(self, name: str) -> Shape:
+        raise MismatchError(f"there is no {name!r} in it")
+
+    def of(self, name: str, axes: int) -> Shape:
+        """The shape of a tensor that has so many axes."""
+        shape = self[name]
+        if len(shape) != axes:
+            raise MismatchError(f"{name!r} is {shape} in it, expected {axes} axes")
+        return shape
+
+    def count(self, pattern: str) -> int:
+        """How many blocks there are, whose numbers are the first group of a regular expression."""
+        found = {int(m[1]): m[0] for name in self if (m := re.match(pattern, name))}
+        if not found:
+            raise MismatchError(f"there is no name like {pattern!r} in it")
+        if len(found) <= max(found):
+            absent = next(i for i in range(len(found) + 1) if i not in found)
+            raise MismatchError(f"there is {found[max(found)]!r} in it, and no number {absent}")
+        return len(found)
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """A checkpoint as it was found.
@@ -49,12 +79,34 @@ class Source:
         tensors: what it holds, not read yet.
         config: `config.json` beside the weights, or None.
         processor: `preprocessor_config.json` beside them, or None.
+        config_name: the name of the file that `config` is.
     """
 
     path: Path
     tensors: Mapping[str, LazyTensor]
     config: Json | None = None
     processor: Json | None = None
+    config_name: str = "config.json"
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def settings(self, defaults: Json | None = None) -> Settings:
+        """The configuration, empty where there is none; `defaults` for what it leaves out."""
+        return Settings(self.config or {}, self.folder / self.config_name, defaults)
+
+    def processing(self) -> Settings | None:
+        """The configuration of preprocessing, or None where there is none."""
+        if self.processor is None:
+            return None
+        return Settings(self.processor, self.folder / "preprocessor_config.json")
+
+    def shapes(self, prefix: str = "") -> Shapes:
+        """Shapes of the tensors whose names begin with `prefix`, by the rest of their names."""
+        found = {name: x.shape for name, x in self.tensors.items() if name.startswith(prefix)}
+        return Shapes({name.removeprefix(prefix): shape for name, shape in found.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +119,16 @@ class Layout:
         module: the class of module that it holds.
         claims: whether a source is in this layout, from its config or its tensors' names.
         read: hyper-parameters that the source tells, and whether they are all that there are to
-            know (False: others, such as the number of heads, leave no trace in the file).
+            know (False: others, such as the number of heads, leave no trace in the file). Raises
+            `MismatchError` where a tensor that tells one of them is not there, and `UserError` for
+            a configuration that is damaged.
         table: the mapping table of a module for a source.
         expresses: whether this is the layout of its name to write a module in.
         write_table: the mapping table of a module in the layout's standard form.
         preprocessing: how the source says its images are prepared, or None.
         usual: how images are prepared for models of this layout where nobody says otherwise.
         write_files: the JSON files that belong beside the weights, by name.
+        assumed: defaults that count because the configuration leaves them out, by their keys.
     """
 
     name: str
@@ -87,6 +142,7 @@ class Layout:
     preprocessing: Callable[[Source], Preprocessing | None]
     usual: Preprocessing
     write_files: Callable[[Any, Preprocessing], dict[str, Json]]
+    assumed: Callable[[Source], Json] = lambda source: {}
 
 
 def width_ratio(hidden: int, embed_dim: int) -> float:
@@ -135,13 +191,17 @@ def differing(
         fields: the names to compare, None for all. Those in `RUNTIME` never are.
 
     Returns:
-        Both values by name, where they do not mean the same.
+        Both values by name, where they are not the same and do not mean the same. A value that
+        comes to something else because another one differs is not told: that other one is.
     """
     names = [f.name for f in dataclasses.fields(one)] if fields is None else fields
+    pairs = {name: (getattr(one, name), getattr(other, name)) for name in names}
     return {
-        name: (getattr(one, name), getattr(other, name))
-        for name in names
-        if name not in RUNTIME | {"parent", "name"} and _meaning(one, name) != _meaning(other, name)
+        name: (a, b)
+        for name, (a, b) in pairs.items()
+        if name not in RUNTIME | {"parent", "name"}
+        and a != b
+        and _meaning(one, name) != _meaning(other, name)
     }
 
 
