@@ -100,7 +100,7 @@ def test_pictures_that_are_not_resized_are_refused(tmp_path):
     _, path = exported(tmp_path, "vit_base_patch16_224")
     file = path / "preprocessor_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "do_resize": False}))
-    with pytest.raises(UserError, match="do_resize=false in .*preprocessor_config"):
+    with pytest.raises(UserError, match=r"do_resize=false in .*preprocessor_config"):
         vit_jax.from_pretrained(path)
 
 

@@ -204,7 +204,5 @@ def test_other_activations_and_norms_are_refused(tmp_path):
     case = cases.CASES["vit_classifier"](tmp_path, torch.float32)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_act": "mish"}))
-    with pytest.raises(
-        UserError, match='hidden_act="mish" in .*config.json: expected one of .*gelu'
-    ):
+    with pytest.raises(UserError, match=r'hidden_act="mish" in .*config\.json: .*gelu'):
         pretrained.load(case.path)

@@ -52,8 +52,8 @@ def mismatch(
 def nearest(source: Source, layout: Layout) -> list[str]:
     """Registered models of a layout by whose names most of a source is explained; may be none.
 
-    Names come first, as no model has to be built for them; of those that tie, the ones whose
-    patch embedding has the right shape.
+    Names come first, as no model has to be built for them: what both have, as a share of what
+    either has. Of those that tie, the ones whose patch embedding has the right shape.
     """
     found = sorted(_ordered(source, layout))
     return [name for order, name in found if order == found[0][0]]
@@ -69,7 +69,7 @@ def unexplained(source: Source, layout: Layout) -> list[str]:
     return [name for name in source.tensors if name not in known and not table.ignores(name)]
 
 
-def _ordered(source: Source, layout: Layout) -> Iterator[tuple[tuple[int, ...], str]]:
+def _ordered(source: Source, layout: Layout) -> Iterator[tuple[tuple[float, bool], str]]:
     """Names, each behind what orders them: the less, the nearer."""
     for name in registry.list_models():
         spec = registry.model_spec(name)
@@ -80,10 +80,10 @@ def _ordered(source: Source, layout: Layout) -> Iterator[tuple[tuple[int, ...], 
             table = layout.table(module, source)
         except UserError:  # the layout has no place for a part of the model
             continue
-        wanted = set(table.sources)
-        known = len(wanted & set(source.tensors))
-        if known:
-            yield (-known, len(wanted), not _patch_fits(source, module, table)), name
+        wanted, given = set(table.sources), set(source.tensors)
+        shared = len(wanted & given) / len(wanted | given)
+        if shared:
+            yield (-shared, not _patch_fits(source, module, table)), name
 
 
 def _patch_fits(source: Source, module: Any, table: Table) -> bool:

@@ -116,19 +116,17 @@ def identify(source: Source, model: str | PlainModule | None = None) -> Identity
         UserWarning: a source that has a place for it does not say how images are prepared.
     """
     layout = layout_of(source)
-    told, complete = _told(source, layout)
+    told, complete = _told(source, layout, model)
     if model is None:
         if not complete:
             raise _nameless(source, layout, told)
         name, hyper_parameters = _name_of(source, layout, told), told
     else:
-        name, cls, given = stands_for(model)
-        _check_class(source, layout, model, cls)
+        name, _, given = stands_for(model)
         free = RUNTIME | DIALECT if complete else RUNTIME
         taken = {key: told[key] for key in ("num_classes", *free) if key in told}
         hyper_parameters = {**given, **taken}
-        words = "the model as given" if name is None else repr(name)
-        _check_agrees(source, layout, words, hyper_parameters, told)
+        _check_agrees(source, layout, model, hyper_parameters, told)
     return Identity(layout, name, hyper_parameters, _preprocessing(source, layout, name))
 
 
@@ -146,12 +144,20 @@ def stands_for(
     return model, spec.module, spec.hyper_parameters
 
 
-def _told(source: Source, layout: Layout) -> tuple[dict[str, Any], bool]:
+def _told(
+    source: Source, layout: Layout, model: str | PlainModule | None
+) -> tuple[dict[str, Any], bool]:
     """What `layout.read` finds.
 
     Raises:
-        MismatchError: a tensor that it looks for is not there; says what the source is nearest to.
+        UserError: `model` is of another class than the layout's.
+        MismatchError: a tensor that is looked for is not there; says what the source is like.
     """
+    given = None
+    if model is not None:
+        _, cls, hyper_parameters = stands_for(model)
+        _check_class(source, layout, model, cls)
+        given = _in_words(model), hyper_parameters
     try:
         return layout.read(source)
     except MismatchError as error:
@@ -160,7 +166,12 @@ def _told(source: Source, layout: Layout) -> tuple[dict[str, Any], bool]:
             layout,
             f"{source.path} has names of the layout {layout.name!r} ({layout.family}) and is none "
             f"of its models: {error}",
+            given,
         ) from error
+
+
+def _in_words(model: str | PlainModule) -> str:
+    return "the model as given" if isinstance(model, PlainModule) else repr(model)
 
 
 def _nameless(source: Source, layout: Layout, told: Mapping[str, Any]) -> UserError:
@@ -229,6 +240,7 @@ def _reasons(source: Source, identity: Identity, mismatched: bool) -> Iterator[s
         if left_out:
             yield f"which leaves out what then has its default: {left_out}"
     elif mismatched and layout in LAYOUTS:  # and not a mapping file's
+        yield f"{source.path} has names of the layout {layout.name!r} ({layout.family})"
         told, _ = layout.read(source)
         likely = [x for x in candidates(layout, told) or nearest(source, layout) if x != name]
         yield f"by its tensors it may be {listed(likely)}" if likely else "no other name is nearer"
@@ -290,7 +302,7 @@ def _check_class(
 def _check_agrees(
     source: Source,
     layout: Layout,
-    model: str,
+    model: str | PlainModule,
     hyper_parameters: Mapping[str, Any],
     told: Mapping[str, Any],
 ) -> None:
@@ -301,5 +313,5 @@ def _check_agrees(
         likely = candidates(layout, told)
         hint = f"; it may be {listed(likely)}" if likely else ""
         given = {**hyper_parameters, "num_classes": told["num_classes"]}
-        cause = f"{source.path} is not {model}: it has {text}{hint}"
-        raise mismatch(source, layout, cause, (model, given))
+        cause = f"{source.path} is not {_in_words(model)}: it has {text}{hint}"
+        raise mismatch(source, layout, cause, (_in_words(model), given))
