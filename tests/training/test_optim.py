@@ -159,6 +159,26 @@ def test_lamb_is_that_of_timm(problem, always_adapt):
     assert_same(ours, theirs)
 
 
+@pytest.mark.parametrize("always_adapt", [False, True])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_lars_is_that_of_maes_linear_probe(problem, always_adapt, nesterov):
+    """A step's gradient, decay included, gets the length of its parameter times 0.001."""
+    params, gradients = problem
+    expected = {}
+    for name, decay in (("kernel", DECAY), ("bias", 0.0)):
+        x, velocity = params["fc"][name], 0.0
+        for grads in gradients:
+            step = grads["fc"][name] + decay * x
+            if decay or always_adapt:
+                step = step * 0.001 * np.linalg.norm(x) / np.linalg.norm(step)
+            velocity = 0.9 * velocity + step
+            x = x - LR * (step + 0.9 * velocity if nesterov else velocity)
+        expected[name] = x
+    options = dict(always_adapt=always_adapt, nesterov=nesterov)
+    ours = run(make_config("lars", weight_decay=DECAY, **options), *problem)
+    assert_same(ours[-1:], [{"fc": expected}])
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -413,6 +433,7 @@ def test_every_option_of_optax_is_there():
         "sgd": (optax.sgd, common),
         "adafactor": (optax.adafactor, common | {"weight_decay_rate", "weight_decay_mask"}),
         "lamb": (optax.lamb, common),
+        "lars": (optax.lars, common | {"weight_decay_mask", "trust_ratio_mask", "eps"}),
         "lion": (optax.lion, common),
         "muon": (
             optax.contrib.muon,

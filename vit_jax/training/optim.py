@@ -11,8 +11,9 @@ whose parameters are stacked along a layers axis, are updated as if each layer w
 own.
 
 Every option of an optimizer is in `OPTIMIZER_DEFAULTS` under Optax's name for it. Not among them:
-learning rate, weight decay and its mask, which are common to all, and Muon's `adaptive`, because
-Optax sums its dual norm over all matrices of an array (queries, keys and values together).
+learning rate, weight decay and its mask, which are common to all; Muon's `adaptive`, because Optax
+sums its dual norm over all matrices of an array (queries, keys and values together); and the `eps`
+of LARS, which divides by no norm that is zero.
 """
 
 from collections.abc import Callable
@@ -73,6 +74,13 @@ OPTIMIZER_DEFAULTS: dict[str, Options] = {
         "eps": 1e-6,
         "eps_root": 0.0,
         "mu_dtype": None,
+        "always_adapt": False,  # True: trust ratios for parameters without weight decay too
+    },
+    # You et al. 2017, algorithm 1; for linear probes (He et al. 2022, appendix A.1).
+    "lars": {
+        "momentum": 0.9,
+        "nesterov": False,
+        "trust_coefficient": 0.001,
         "always_adapt": False,  # True: trust ratios for parameters without weight decay too
     },
     # Chen et al. 2023, algorithm 2.
@@ -153,6 +161,7 @@ OPTION_RANGES: dict[str, ranges.Range] = {
     "decay_offset": ranges.whole(0),
     "eps": ranges.POSITIVE,
     "eps_root": ranges.NOT_NEGATIVE,
+    "trust_coefficient": ranges.POSITIVE,
     "min_dim_size_to_factor": ranges.whole(1),
     "clipping_threshold": ranges.or_none(ranges.POSITIVE),
     "ns_coeffs": ranges.either(_TRIPLE, ranges.several(_TRIPLE)),
@@ -299,6 +308,22 @@ def _sgd(o: Options, optim: Any, rules: Any) -> Transform:
     return optax.chain(momentum, _decay(optim, rules))
 
 
+def _lars(o: Options, optim: Any, rules: Any) -> Transform:
+    """SGD with momentum on gradients as long as their parameter, times the trust coefficient.
+
+    The learning rate comes after the momentum, so that momentum follows a schedule at once, as in
+    the code of MoCo v3 and MAE.
+    """
+    always = o["always_adapt"]
+    adapted = jax.tree.map(lambda r: always or r.decayed, rules)
+    ratio = optax.scale_by_trust_ratio(trust_coefficient=o["trust_coefficient"])
+    return optax.chain(
+        _decay(optim, rules),
+        optax.masked(per_layer(ratio, rules), adapted),
+        optax.trace(o["momentum"], o["nesterov"]),
+    )
+
+
 def _lion(o: Options, optim: Any, rules: Any) -> Transform:
     return optax.chain(optax.scale_by_lion(**o), _decay(optim, rules))
 
@@ -398,6 +423,7 @@ _DIRECTIONS: dict[str, Callable[[Options, Any, Any], Transform]] = {
     "sgd": _sgd,
     "adafactor": _adafactor,
     "lamb": _lamb,
+    "lars": _lars,
     "lion": _lion,
     "muon": _muon,
 }
