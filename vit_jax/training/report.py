@@ -41,6 +41,7 @@ def parameter_table(params: Any, shardings: Any = None) -> str:
 def run_header(
     name: str,
     params: Any,
+    trained: Any,
     flops_per_image: int,
     mesh: Mesh,
     batch_size: int,
@@ -52,14 +53,16 @@ def run_header(
 
     Args:
       name: of the model.
-      params: tree of arrays or `jax.ShapeDtypeStruct`s.
+      params: tree of arrays or `jax.ShapeDtypeStruct`s, all of them.
+      trained: tree of those that are trained.
       flops_per_image: of one forward pass.
       mesh: the device mesh.
       batch_size: images an update, over all devices.
       batch_axes: mesh axes that split the batch.
       accumulate_steps: parts in which the batch is computed one after the other.
     """
-    count = sum(x.size for x in jax.tree.leaves(params))
+    count, moving = (sum(x.size for x in jax.tree.leaves(t)) for t in (params, trained))
+    some = "" if moving == count else f", of which {moving:,} are trained"
     device = mesh.devices.flat[0]
     axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     processes = len({d.process_index for d in mesh.devices.flat})
@@ -70,7 +73,7 @@ def run_header(
         layout += f", accumulated over {accumulate_steps} parts"
     return "\n".join(
         [
-            f"model   {name}: {count:,} parameters, {bytes_text(_num_bytes(params))}",
+            f"model   {name}: {count:,} parameters, {bytes_text(_num_bytes(params))}{some}",
             f"compute {_giga(flops_per_image)} GFLOPs an image forward, "
             f"{_giga(3 * flops_per_image)} in training",
             f"mesh    {axes}: {_plural(mesh.size, 'device')} ({device.device_kind}), "
