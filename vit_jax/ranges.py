@@ -67,6 +67,12 @@ def several(of: Range, count: int | None = None) -> Range:
     return Range(f"a tuple of {entries}, each {of.expected}", fits)
 
 
+def filled(of: Range) -> Range:
+    """A tuple or list of one entry or more, each in the range `of`."""
+    row = several(of)
+    return Range(f"{row.expected}, not empty", lambda x: row.fits(x) and len(x) > 0)
+
+
 def either(*ranges: Range) -> Range:
     """What is in one of several ranges."""
     words = ", or ".join(range.expected for range in ranges)

@@ -29,5 +29,6 @@ def test_preprocessing_out_and_in_again(kept, edge, mode):
 
 def test_processors_without_normalisation():
     processor = {"image_mean": MEAN, "image_std": STD, "do_normalize": False, "size": 224}
+    processor["resample"] = 3
     prep = read_preprocessing(Source(Path(), {}, None, processor))
     assert (prep.mean, prep.std) == ((0.0,) * 3, (1.0,) * 3)

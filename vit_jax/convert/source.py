@@ -235,7 +235,8 @@ def explained(source: Source, identity: Identity) -> Iterator[None]:
 def _reasons(source: Source, identity: Identity, mismatched: bool) -> Iterator[str]:
     layout, name = identity.layout, identity.name
     if source.config is not None:
-        yield f"the model is as {source.folder / source.config_name} says"
+        said = ", ".join(f"{key}={value!r}" for key, value in identity.hyper_parameters.items())
+        yield f"the model is as {source.folder / source.config_name} says: {said}"
         left_out = ", ".join(f"{key}={value!r}" for key, value in layout.assumed(source).items())
         if left_out:
             yield f"which leaves out what then has its default: {left_out}"

@@ -16,8 +16,8 @@ from vit_jax.ranges import Range
 
 OBJECT = Range("an object, {...}", lambda x: isinstance(x, Mapping))
 SIZE = ranges.either(ranges.whole(1), ranges.several(ranges.whole(1), 2))
-COLOURS = ranges.several(ranges.number())
-SPREADS = ranges.several(ranges.POSITIVE)
+COLOURS = ranges.filled(ranges.number())
+SPREADS = ranges.filled(ranges.POSITIVE)
 INTERPOLATION = ranges.one_of(("bicubic", "bilinear"))
 _REQUIRED = object()
 
@@ -62,13 +62,12 @@ class Settings:
         return value
 
     def part(self, key: str, defaults: Mapping[str, Any] | None = None) -> "Settings":
-        """An object within the object; an empty one where it is left out or null.
+        """An object within the object; an empty one where it is left out.
 
         Raises:
             UserError: it is no object.
         """
-        found = self.get(key, ranges.or_none(OBJECT), None)
-        return Settings(found or {}, self.file, defaults, f"{self.prefix}{key}.")
+        return Settings(self.get(key, OBJECT, {}), self.file, defaults, f"{self.prefix}{key}.")
 
     def error(self, key: str, cause: str) -> UserError:
         """The error of a value that is of no use, for a cause such as "expected a number"."""

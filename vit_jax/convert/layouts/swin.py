@@ -330,12 +330,6 @@ def _for_each_stage(module: SwinTransformer) -> tuple[int, ...]:
 # Transformers.
 
 
-def _for_each(of: Range) -> Range:
-    """A list of what is in the range `of`, one for each stage."""
-    row = ranges.several(of)
-    return Range(f"a list with {of.expected}, for each stage", lambda x: row.fits(x) and len(x) > 0)
-
-
 DEFAULTS: Mapping[str, Any] = dict(
     image_size=224,
     patch_size=4,
@@ -362,11 +356,11 @@ COMMON = {
 RANGES = {
     **dict.fromkeys(("img_size", "patch_size"), SIZE),
     **dict.fromkeys(("in_chans", "embed_dim", "window_size"), ranges.whole(1)),
-    **dict.fromkeys(("depths", "num_heads"), _for_each(ranges.whole(1))),
+    **dict.fromkeys(("depths", "num_heads"), ranges.filled(ranges.whole(1))),
     "mlp_ratio": ranges.POSITIVE,
     "qkv_bias": ranges.TRUE_OR_FALSE,
 }
-PRETRAINED = _for_each(ranges.whole(0))
+PRETRAINED = ranges.filled(ranges.whole(0))
 REFUSED = {
     "use_absolute_embeddings": Range("false: this library has none here", lambda x: x is False),
     "layer_norm_eps": Range(

@@ -21,7 +21,7 @@ from vit_jax.errors import UserError
 from vit_jax.models.registry import IMAGENET, Preprocessing
 from vit_jax.models.vit import VisionTransformer
 
-DEFAULTS = dict(
+PLAIN = dict(
     hidden_size=768,
     num_hidden_layers=12,
     num_attention_heads=12,
@@ -35,7 +35,7 @@ DEFAULTS = dict(
     use_swiglu_ffn=False,
     layerscale_value=1.0,
 )
-REGISTERS = 4  # of dinov2_with_registers, where the configuration leaves them out
+DEFAULTS = {"dinov2": PLAIN, "dinov2_with_registers": {**PLAIN, "num_register_tokens": 4}}
 TITLES = {"dinov2": "Dinov2", "dinov2_with_registers": "Dinov2WithRegisters"}
 
 
@@ -75,7 +75,7 @@ def _table(kind: str, module: VisionTransformer, source: Source) -> Table:
 
 
 def _read(kind: str, source: Source) -> tuple[dict[str, Any], bool]:
-    config = source.settings(DEFAULTS)
+    config = source.settings(DEFAULTS[kind])
     found = read_common(config)
     width, ratio = found["embed_dim"], config.get("mlp_ratio", ranges.POSITIVE)
     found["qkv_bias"] = config.get("qkv_bias", ranges.TRUE_OR_FALSE)
@@ -87,7 +87,7 @@ def _read(kind: str, source: Source) -> tuple[dict[str, Any], bool]:
         hidden = int(width * ratio)
     found["mlp_ratio"] = width_ratio(hidden, width)
     if kind == "dinov2_with_registers":
-        registers = config.get("num_register_tokens", ranges.whole(1), REGISTERS)
+        registers = config.get("num_register_tokens", ranges.whole(1))
         found.update(reg_tokens=registers, no_embed_reg=True)
         found["pos_resample"] = "bicubic_antialias"
     else:
@@ -152,7 +152,7 @@ def _layout(kind: str) -> Layout:
         preprocessing=read_preprocessing,
         usual=dataclasses.replace(IMAGENET, crop_mode="center_floor"),
         write_files=functools.partial(_write_files, kind),
-        assumed=lambda source: source.settings(DEFAULTS).left_out(),
+        assumed=lambda source: source.settings(DEFAULTS[kind]).left_out(),
     )
 
 

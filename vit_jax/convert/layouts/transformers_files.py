@@ -10,7 +10,7 @@ from typing import Any
 
 from vit_jax import ranges
 from vit_jax.convert.layouts.base import Source, square, width_ratio
-from vit_jax.convert.layouts.settings import COLOURS, OBJECT, SIZE, SPREADS, Settings
+from vit_jax.convert.layouts.settings import COLOURS, SIZE, SPREADS, Settings
 from vit_jax.errors import UserError
 from vit_jax.models.registry import Preprocessing
 
@@ -34,7 +34,15 @@ COMMON = {
     "norm_eps": "layer_norm_eps",
 }
 ACTIVATION = ranges.one_of(ACTIVATIONS)
-SIDES = ranges.either(ranges.whole(1), OBJECT)
+SIDES = ranges.either(
+    ranges.whole(1),
+    ranges.Range(
+        '{"shortest_edge": ...} or {"height": ..., "width": ...}',
+        lambda x: (
+            isinstance(x, Mapping) and ("shortest_edge" in x or {"height", "width"} <= set(x))
+        ),
+    ),
+)
 RANGES = {
     **dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_heads"), ranges.whole(1)),
     **dict.fromkeys(("intermediate_size", "num_channels"), ranges.whole(1)),
@@ -105,9 +113,10 @@ def read_preprocessing(source: Source) -> Preprocessing | None:
     processor = source.processing()
     if processor is None:
         return None
-    mean, std = processor.get("image_mean", COLOURS), processor.get("image_std", SPREADS)
-    if not _flag(processor, "do_normalize", True):
-        mean, std = (0.0,) * len(mean), (1.0,) * len(std)
+    if _flag(processor, "do_normalize", True):
+        mean, std = processor.get("image_mean", COLOURS), processor.get("image_std", SPREADS)
+    else:
+        mean, std = (0.0,) * 3, (1.0,) * 3
     rescaled = _flag(processor, "do_rescale", True)
     factor = processor.get("rescale_factor", ranges.POSITIVE, SCALE) if rescaled else 1.0
     if factor != SCALE:  # ours are statistics of values from 0 to 1
@@ -118,11 +127,11 @@ def read_preprocessing(source: Source) -> Preprocessing | None:
             "pictures are resized here; set it to true, with the size that they are meant to come "
             "to",
         )
-    kernel = processor.get("resample", ranges.one_of(RESAMPLE), 2)
-    edge, shortest = _side(processor, "size", 224)
+    kernel = processor.get("resample", ranges.one_of(RESAMPLE))
+    edge, shortest = _side(processor, "size")
     kept = edge
     if _flag(processor, "do_center_crop", "crop_size" in processor):
-        kept, _ = _side(processor, "crop_size", edge)
+        kept, _ = _side(processor, "crop_size")
     mode = "center_floor" if shortest else "squash"
     return Preprocessing(tuple(mean), tuple(std), RESAMPLE[kernel], share(kept, edge), mode)
 
@@ -131,13 +140,11 @@ def _flag(processor: Settings, key: str, default: bool) -> bool:
     return processor.get(key, ranges.TRUE_OR_FALSE, default)
 
 
-def _side(processor: Settings, key: str, default: int) -> tuple[int, bool]:
+def _side(processor: Settings, key: str) -> tuple[int, bool]:
     """Height of a size in pixels, and whether it is that of a picture's shorter side.
 
     It is one number (the shorter side), {"shortest_edge": ...} or {"height": ..., "width": ...}.
     """
-    if key not in processor:
-        return default, False
     found = processor.get(key, SIDES)
     if not isinstance(found, Mapping):
         return found, True
