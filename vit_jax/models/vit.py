@@ -48,12 +48,14 @@ class Intermediates:
         tokens: tokens after each block `(depth, b, n, d)`.
         attention: attention weights of each block `(depth, b, h, n, n)`, rows sum to one.
         features: tokens after the final norm `(b, n, d)`.
+        heads: logits of class and distillation token `(b, 2, num_classes)`, of a model with both.
     """
 
     embedding: jax.Array | None = None
     tokens: jax.Array | None = None
     attention: jax.Array | None = None
     features: jax.Array | None = None
+    heads: jax.Array | None = None
 
 
 def check_capture(capture: tuple[str, ...], intermediates: type = Intermediates) -> None:
@@ -419,9 +421,12 @@ class VisionTransformer(PlainModule):
         check_capture(capture)
         *keys, key_head = split(self.dropout_key(train), 3)
         features, found = self.features(images, keys, capture=capture)
-        output = self.classify(self.pool(features), key_head)
+        pooled = self.pool(features)
+        output = self.classify(pooled, key_head)
         if not capture:
             return output
+        if "heads" in capture:
+            found["heads"] = self.heads(pooled, key_head)
         return output, Intermediates(**{name: found[name] for name in capture})
 
     def dropout_key(self, train: bool) -> Key:
@@ -522,7 +527,13 @@ class VisionTransformer(PlainModule):
         return self.head(pooled) if self.num_classes else pooled
 
     def heads(self, pooled: jax.Array, key: Key = None) -> jax.Array:
-        """Logits of class and distillation token `(b, 2, num_classes)`, each from its own head."""
+        """Logits of class and distillation token `(b, 2, num_classes)`, each from its own head.
+
+        Raises:
+            UserError: the model has no distillation token.
+        """
+        if not self.dist_token:
+            raise UserError("one head: only a model with dist_token=True has two")
         pooled = dropout(pooled, self.drop_rate, key)
         return jnp.stack([self.head(pooled[:, 0]), self.head_dist(pooled[:, 1])], axis=1)
 

@@ -10,26 +10,32 @@ from typing import Any
 from flax import linen as nn
 
 from vit_jax import naming, ranges
-from vit_jax.objectives.base import EvaluationContext, Objective
+from vit_jax.errors import UserError
+from vit_jax.objectives.base import EvaluationContext, Objective, Surroundings
 from vit_jax.objectives.classification import Classification, build_classification
+from vit_jax.objectives.distillation import Distillation, build_distillation
 from vit_jax.objectives.linear_probe import LinearProbe, build_linear_probe
 from vit_jax.objectives.mae import MaskedAutoencoding, build_mae
 
 __all__ = [
     "OBJECTIVES",
     "Classification",
+    "Distillation",
     "EvaluationContext",
     "LinearProbe",
     "MaskedAutoencoding",
     "Objective",
+    "Surroundings",
     "build_objective",
     "objective_defaults",
     "option_ranges",
 ]
 
-# Name in config.objective.name -> builder(module, *, options with their defaults).
+# Name in config.objective.name -> builder(module, *, options with their defaults). A builder may
+# ask for more: for `surroundings`, and with `**NAME` for the options of the objective NAME.
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "classification": build_classification,
+    "distillation": build_distillation,
     "linear_probe": build_linear_probe,
     "mae": build_mae,
 }
@@ -56,22 +62,31 @@ def option_ranges(name: str) -> dict[str, ranges.Range]:
 def _options(name: str) -> list[inspect.Parameter]:
     naming.check_known("objective", [name], OBJECTIVES)
     parameters = inspect.signature(OBJECTIVES[name]).parameters.values()
-    return [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return own + [o for p in parameters if p.kind is p.VAR_KEYWORD for o in _options(p.name)]
 
 
-def build_objective(config: Any, module: nn.Module) -> Objective:
+def build_objective(
+    config: Any, module: nn.Module, surroundings: Surroundings | None = None
+) -> Objective:
     """Builds the objective that `config.objective` describes.
 
     Args:
       config: has `objective`, a mapping with "name" and the objective's own options.
       module: the model to train.
+      surroundings: of the run; some objectives need to know them.
 
     Raises:
-      UserError: unknown name or option (the nearest ones are named), or a value of a wrong type.
+      UserError: unknown name or option (the nearest ones are named), or a value of a wrong type;
+        or the objective needs surroundings that are not given.
     """
     options = dict(config.objective)
     name = options.pop("name")
     allowed = option_ranges(name)
     naming.check_known(f"option of objective {name!r}", options, allowed)
     ranges.check(options, allowed, "objective.")
-    return OBJECTIVES[name](module, **options)
+    if "surroundings" not in inspect.signature(OBJECTIVES[name]).parameters:
+        return OBJECTIVES[name](module, **options)
+    if surroundings is None:
+        raise UserError(f"objective {name!r} needs the surroundings of its run, see Surroundings")
+    return OBJECTIVES[name](module, surroundings, **options)

@@ -14,7 +14,7 @@ from vit_jax import data, models
 from vit_jax.data.transforms import Transform
 from vit_jax.errors import UserError
 from vit_jax.objectives import build_objective
-from vit_jax.objectives.base import Batch, Objective
+from vit_jax.objectives.base import Batch, Objective, Surroundings
 from vit_jax.training import optim, resolve, sharding
 from vit_jax.training.lora import add_lora
 from vit_jax.training.param_groups import any_fits
@@ -53,7 +53,7 @@ class Experiment:
         """
         self.config = config
         self.mesh = sharding.make_mesh(config.mesh, devices)
-        rules = sharding.make_rules(config.sharding_rules)
+        self._rules = rules = sharding.make_rules(config.sharding_rules)
         self.batch_axes = rules["batch"]
         self.batch_sharding = sharding.batch_sharding(self.mesh, rules)
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
@@ -66,7 +66,9 @@ class Experiment:
         self._train_transform = self._transform("train_transform")
         self._eval_transform = self._transform("eval_transform")
         batch = _placeholder(self.image_shape)
-        objective = build_objective(config, self.module)
+        surroundings = Surroundings(*self.mean_std, _load_model)
+        objective = build_objective(config, self.module, surroundings)
+        self._constants = objective.constants
         self.objective = _trained_part(config, objective, batch)
         params, _ = jax.eval_shape(self.objective.init, jax.random.key(0), batch)
         self.optimizer = optim.make_optimizer(config, params, *_lengths(config), self.module)
@@ -98,7 +100,16 @@ class Experiment:
             ema_decay=self.config.ema_decay,
             state_shardings=self.state_factory.shardings,
             batch_sharding=self.batch_sharding,
+            constants=self._placed_constants(),
         )
+
+    def fingerprint(self) -> str | None:
+        """Of what a run needs beside its data and never changes, such as a teacher."""
+        return self._constants().fingerprint
+
+    def _placed_constants(self) -> Any:
+        constants = self._constants()
+        return sharding.place(constants.arrays, constants.axes, self._rules, self.mesh)
 
     @contextlib.contextmanager
     def train_batches(self, source: data.Source, start: int) -> Iterator[Iterator[Batch]]:
@@ -203,6 +214,12 @@ def build_module(config: ConfigDict) -> nn.Module:
             fields.pop(key, None)
     with _naming("config.model"):
         return models.create_model(name, **fields)
+
+
+def _load_model(source: str, checkpoint: str | int, name: str | None) -> Any:
+    from vit_jax.training import load_teacher  # which reads runs, and they are experiments
+
+    return load_teacher.load_model(source, checkpoint, name)
 
 
 @contextlib.contextmanager

@@ -177,6 +177,12 @@ class _Run:
             )
         _say(f"resuming after step {record.step}")
         return adapters_only.completed(self._experiment, state, record), record
+        if record.notes.get("constants") != self._experiment.fingerprint():
+            raise UserError(
+                f"the teacher is not that of the run in {self._directory.parent}: its fingerprint "
+                f"is {self._experiment.fingerprint()}, it was {record.notes.get('constants')}; "
+                "give the one of the beginning, or start a run in another workdir"
+            )
 
     def to_the_end(self) -> Result:
         """Trains up to the last step, or until a signal."""
@@ -259,10 +265,11 @@ class _Run:
         self._monitor.pause()
 
     def _notes(self, skipped: int) -> dict[str, Any]:
-        """What a checkpoint tells of the data."""
-        source = self._source
+        """What a checkpoint tells of the data, and of the teacher where there is one."""
+        source, constants = self._source, self._experiment.fingerprint()
         names = list(source.class_names)
-        return {"skipped": skipped, "data": source.fingerprint, "classes": names}
+        notes = {"skipped": skipped, "data": source.fingerprint, "classes": names}
+        return notes if constants is None else {**notes, "constants": constants}
 
     def last_good(self) -> str:
         """Says which checkpoint is the last, once it is complete."""

@@ -180,6 +180,22 @@ def param_shardings(shapes: Any, axes: Any, rules: Rules, mesh: Mesh) -> Any:
     return tree.unflatten(shardings)
 
 
+def place(arrays: Any, axes: Any, rules: Rules, mesh: Mesh) -> Any:
+    """Returns a tree of NumPy arrays on the devices, each device holding its part.
+
+    Args:
+      arrays: the same on every process.
+      axes: see `param_shardings`.
+      rules: mesh axes of each logical name.
+      mesh: the mesh.
+    """
+    return jax.tree.map(
+        lambda x, to: jax.make_array_from_callback(x.shape, to, lambda index: x[index]),
+        arrays,
+        param_shardings(arrays, axes, rules, mesh),
+    )
+
+
 def shardings_like_params(shapes: Any, param_shapes: Any, shardings: Any, mesh: Mesh) -> Any:
     """Returns shardings for a tree that holds parameter-like leaves, such as an optimizer state.
 

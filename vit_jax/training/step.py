@@ -4,6 +4,7 @@ The state is donated: it must not be used after the call. Arrays keep their shar
 is gathered between steps.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,10 +18,30 @@ from vit_jax.training.erase import erase
 from vit_jax.training.state import TrainState, keys
 
 Normalize = Callable[[Batch], Batch]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 # What the data pipeline and the loop send along with a batch; objectives do not see it.
 BOOKKEEPING = ("mask", "skipped", "stop")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """The jitted update, and what it is given beside state and batch.
+
+    Attributes:
+      jitted: (state, batch, constants) -> (state, metrics).
+      constants: of the objective, on the devices.
+    """
+
+    jitted: Any
+    constants: Any
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """Makes one update; the state is donated."""
+        return self.jitted(state, batch, self.constants)
+
+    def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+        """Returns the program, traced and not compiled."""
+        return self.jitted.lower(state, batch, self.constants)
 
 
 def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Normalize:
@@ -55,6 +76,7 @@ def make_train_step(
     ema_decay: float,
     state_shardings: TrainState,
     batch_sharding: NamedSharding,
+    constants: Any = None,
 ) -> TrainStep:
     """Returns the jitted step `(state, batch) -> (state, metrics)`; call it under `activate`.
 
@@ -73,15 +95,18 @@ def make_train_step(
       ema_decay: of the running average; used where the state has one.
       state_shardings: of the state, before and after.
       batch_sharding: of every array of the batch.
+      constants: of the objective, by name, on the devices; None where it has none.
     """
     train_key = keys(seed)[1]
 
-    def gradients(params: Any, extra: Any, batch: Batch, key: jax.Array, step: jax.Array) -> Any:
-        """((loss, (metrics, extra)), gradients) of one batch that fits the memory."""
-        grad = jax.value_and_grad(objective.loss, has_aux=True)
-        return grad(params, extra, normalize(batch), key, step)
+    def step_fn(state: TrainState, batch: Batch, constants: Any) -> tuple[TrainState, Metrics]:
+        def gradients(
+            params: Any, extra: Any, batch: Batch, key: jax.Array, step: jax.Array
+        ) -> Any:
+            """((loss, (metrics, extra)), gradients) of one batch that fits the memory."""
+            grad = jax.value_and_grad(objective.loss, has_aux=True)
+            return grad(params, extra, normalize(batch) | constants, key, step)
 
-    def step_fn(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         counts = {name: jnp.sum(batch[name] > 0) for name in ("skipped", "stop") if name in batch}
         batch = {name: x for name, x in batch.items() if name not in BOOKKEEPING}
         key = jax.random.fold_in(train_key, state.step)
@@ -107,12 +132,15 @@ def make_train_step(
         ), metrics
 
     replicated = NamedSharding(batch_sharding.mesh, PartitionSpec())
-    return jax.jit(
+    constants = constants or {}
+    placed = jax.tree.map(lambda x: x.sharding, constants)
+    jitted = jax.jit(
         step_fn,
         donate_argnums=0,
-        in_shardings=(state_shardings, batch_sharding),
+        in_shardings=(state_shardings, batch_sharding, placed),
         out_shardings=(state_shardings, replicated),
     )
+    return TrainStep(jitted, constants)
 
 
 def _accumulated(
