@@ -23,8 +23,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--format",
         required=True,
-        choices=("transformers", "timm", "npz", "mae", "own"),
-        help="of what library; mae: the authors' own .pth; own: of your own PyTorch code, which --mapping describes",
+        choices=("vit_jax", "transformers", "timm", "npz", "mae", "own"),
+        help="of what library; vit_jax: as vit-jax convert writes it; mae: the .pth of MAE's "
+        "authors; own: of your own PyTorch code, which --mapping describes",
     )
     parser.add_argument("--mapping", metavar="FILE", help="mapping table of your own layout")
     parser.add_argument(

@@ -22,6 +22,8 @@ from vit_jax.convert.rules import Table
 from vit_jax.convert.source import Identity, explained, identify, layout_of, open_source, stands_for
 from vit_jax.errors import UserError
 from vit_jax.models.layers.encoder import stack_blocks, unstack_blocks
+from vit_jax.models.layers.position import STORED
+from vit_jax.models.mae import MaskedAutoencoder
 from vit_jax.models.partitioning import PlainModule
 from vit_jax.models.registry import Preprocessing
 from vit_jax.models.swin import SwinTransformer
@@ -293,8 +295,10 @@ def _announced(old: PlainModule, new: PlainModule) -> dict[str, Any]:
     if isinstance(old, SwinTransformer):
         if old.version == 1 and old.windows() != new.windows():
             resampled.append("stages_*/rel_pos/table")
-    elif old.grid() != new.grid() and old.pos_embed.startswith("learn"):
+    elif old.grid() != new.grid() and old.pos_embed in STORED:
         resampled.append("pos_embed/*")
+        if isinstance(old, MaskedAutoencoder):
+            resampled.append("decoder/pos_embed/*")
     if pair(old.patch_size) != pair(new.patch_size):
         resampled.append("patch_embed/kernel")
     return {**said, "resampled": resampled}

@@ -95,6 +95,7 @@ def random_masking(noise: jax.Array, mask_ratio: float) -> tuple[jax.Array, jax.
         Raster indices of the patches that are kept `(b, kept)`, in shuffled order; the mask
         `(b, n)`, 1 for masked; the place of each patch in the shuffled order `(b, n)`.
     """
+    noise = jnp.asarray(noise)
     shuffled = jnp.argsort(noise, axis=1)
     ids_restore = jnp.argsort(shuffled, axis=1)
     kept = num_kept(noise.shape[1], mask_ratio)

@@ -7,12 +7,14 @@ from typing import Any
 import jax
 
 from vit_jax.errors import UserError
+from vit_jax.models.layers.position import TABLES
 from vit_jax.models.layers.resample import (
     resample_bias_table,
     resample_grid,
     resample_patch_embed,
     resample_pos_embed,
 )
+from vit_jax.models.mae import MaskedAutoencoder
 from vit_jax.models.partitioning import PlainModule
 from vit_jax.models.swin import SwinTransformer
 from vit_jax.models.vit import VisionTransformer, pair
@@ -57,12 +59,16 @@ def resample_params(
         return _windows(resized, old, new)
     if "pos_embed" in params:
         resized["pos_embed"] = _positions(params["pos_embed"], old, new)
+    if isinstance(old, MaskedAutoencoder):
+        decoder = params["decoder"]
+        resized["decoder"] = {**decoder, "pos_embed": _table(decoder["pos_embed"], old, new)}
     return resized
 
 
 def _check_same(old: PlainModule, new: PlainModule, fields: tuple[str, ...]) -> None:
     for field in fields:
-        if getattr(old, field) != getattr(new, field):
+        both = [getattr(module, field) for module in (old, new)]
+        if both[0] != both[1] and not (field == "pos_embed" and set(both) <= set(TABLES)):
             raise UserError(
                 f"cannot resample: {field} is {getattr(old, field)!r} in the old module and "
                 f"{getattr(new, field)!r} in the new; they may differ in img_size and patch_size"
@@ -96,7 +102,7 @@ def _windows(params: dict[str, Any], old: SwinTransformer, new: SwinTransformer)
 def _positions(
     tables: Mapping[str, Any], old: VisionTransformer, new: VisionTransformer
 ) -> dict[str, Any]:
-    """The tables of "learn" (one for the grid) or "learn_2d" (one for each side)."""
+    """The tables of `TABLES` (one for the grid) or "learn_2d" (one for each side)."""
     rows, columns = new.grid()
     method = new.pos_resample
     if old.pos_embed == "learn_2d":
@@ -104,6 +110,12 @@ def _positions(
             "row": resample_grid(tables["row"], (rows, 1), method),
             "column": resample_grid(tables["column"], (1, columns), method),
         }
-    prefix = old.pos_prefix_tokens
-    table = resample_pos_embed(tables["table"], old.grid(), (rows, columns), prefix, method)
-    return {"table": table}
+    return _table(tables, old, new)
+
+
+def _table(
+    tables: Mapping[str, Any], old: VisionTransformer, new: VisionTransformer
+) -> dict[str, Any]:
+    """A table with one row a token."""
+    prefix, method = old.pos_prefix_tokens, new.pos_resample
+    return {"table": resample_pos_embed(tables["table"], old.grid(), new.grid(), prefix, method)}

@@ -1,5 +1,7 @@
 """Starts a run from pretrained weights: `config.init_from`.
 
+They are those of a converted folder, of a file, of the hub, or of another run.
+
 Everything that is not a plain copy has to be announced in `config.init_changes`: which leaves may
 be resampled, drawn anew or left out, and which hyper-parameters may differ from those that the
 weights were trained with. What became of each leaf is printed, and written to `init_from.json`.
@@ -22,11 +24,16 @@ from vit_jax.convert.adapt import Adaptation, adapt
 from vit_jax.convert.folder import Model
 from vit_jax.convert.layouts.base import differing
 from vit_jax.errors import UserError
-from vit_jax.models import PlainModule, registry
+from vit_jax.models import MaskedAutoencoder, PlainModule, VisionTransformer, registry
+from vit_jax.models.layers.position import STORED
+from vit_jax.training import run_folder
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.state import TrainState
 
 REPORT = "init_from.json"
+# Hyper-parameters of what follows the blocks.
+AFTER_BLOCKS = ("num_classes", "global_pool", "fc_norm", "pool_include_prefix", "head_bias")
+AFTER_BLOCKS += ("dist_token", "representation_size")
 # What the patterns of `init_changes` speak about: sizes of leaves, not the network as such.
 SIZES = frozenset(("img_size", "patch_size", "num_classes", "parent", "name"))
 
@@ -66,12 +73,41 @@ def initial_state(
 def _load(config: ConfigDict, module: PlainModule) -> Model:
     """The model of `config.init_from`, its blocks scanned or not as the run's are."""
     source = config.init_from
-    if pretrained.needs_name(source):
+    if run_folder.holds_run(source):
+        model = _of_run(source, module)
+    elif pretrained.needs_name(source):
         model = _load_nameless(config, module)
     else:
         model, _ = pretrained.load(source, param_dtype=module.param_dtype, scan=module.scan)
+    model = _encoder_for(model, module)
     _check_same_network(config, model.module, module)
     return model
+
+
+def _of_run(workdir: str, module: PlainModule) -> Model:
+    """The model of another run's last checkpoint, its running average where it keeps one."""
+    from vit_jax.training.trained import trained_model  # which imports this module
+
+    if jax.process_count() > 1:
+        raise UserError(
+            f"init_from={workdir} is a run, which several processes cannot read: write its model "
+            f"first (vit-jax export {workdir} --format vit_jax --output DIR) and start from that"
+        )
+    model = trained_model(workdir, report=lambda text: None)
+    module, params = pretrained.restack(model.module, model.params, module.scan)
+    return dataclasses.replace(model, module=module, params=params)
+
+
+def _encoder_for(model: Model, module: PlainModule) -> Model:
+    """The encoder of a masked autoencoder, where the run's model is a plain Vision Transformer.
+
+    It pools and classifies as the run's does, since in pre-training it does neither. The decoder's
+    parameters stay, to be left out by name.
+    """
+    if not isinstance(model.module, MaskedAutoencoder) or type(module) is not VisionTransformer:
+        return model
+    head = {name: getattr(module, name) for name in AFTER_BLOCKS}
+    return dataclasses.replace(model, module=model.module.encoder_alone(**head))
 
 
 def _load_nameless(config: ConfigDict, module: PlainModule) -> Model:
@@ -119,7 +155,7 @@ def _check_same_network(config: ConfigDict, old: PlainModule, new: PlainModule) 
 
 def _resamples(old: PlainModule, new: PlainModule) -> bool:
     """Whether the way of resampling positions decides what the new module computes."""
-    if not (hasattr(old, "pos_resample") and old.pos_embed.startswith("learn")):
+    if not (hasattr(old, "pos_resample") and old.pos_embed in STORED):
         return False
     return old.grid() != new.grid() or new.dynamic_img_size
 

@@ -61,6 +61,11 @@ def checkpoints_dir(workdir: str | os.PathLike[str]) -> Path:
     return Path(workdir) / "checkpoints"
 
 
+def holds_run(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is the folder of a run that has a checkpoint."""
+    return (Path(path) / CONFIG).is_file() and bool(saved_steps(checkpoints_dir(path)))
+
+
 def claim(workdir: str | os.PathLike[str], config: ConfigDict) -> None:
     """Makes `workdir` the folder of this run, or checks that it is already.
 

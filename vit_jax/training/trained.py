@@ -38,7 +38,8 @@ def trained_model(
     config.mesh = dict.fromkeys(config.mesh, 1)
     experiment = Experiment(config, jax.devices()[:1])
     directory = run_folder.checkpoints_dir(workdir)
-    state, record = load_state(experiment, directory, which, report, average=average)
+    with experiment.activate():  # where another run is active, which starts from this one
+        state, record = load_state(experiment, directory, which, report, average=average)
     trained = state.averaged_params if average else state.params
     params = experiment.objective.exported_params(trained, state.extra)
     params = jax.tree.map(np.asarray, params)
@@ -70,7 +71,8 @@ def export_checkpoint(
     Args:
         checkpoint: folder of a run, or what `vit-jax convert` wrote.
         output: a new folder.
-        format: "transformers", "timm", "npz" or "own".
+        format: "transformers", "timm", "npz", "mae" or "own"; or "vit_jax", what `vit-jax convert`
+            writes.
         mapping: for "own": see `convert.own`.
         which: of a run, see `trained_model`.
         average: of a run, see `trained_model`.
@@ -89,5 +91,9 @@ def export_checkpoint(
             f"{os.fspath(checkpoint)} is neither the folder of a run ({run_folder.CONFIG}) nor "
             f"what vit-jax convert writes ({folder.DESCRIPTION})"
         )
+    if format == "vit_jax":
+        folder.save(output, model)
+        report(f"checkpoint: {output}")
+        return
     layout = export(model, output, format, mapping)
     report(f"written in {format}'s layout ({layout.name}, {layout.family}): {output}")

@@ -24,6 +24,7 @@ from vit_jax.models.layers.resample import resample_grid, resample_pos_embed
 POS_EMBEDS = ("learn", "learn_2d", "sincos_1d", "sincos_2d", "sincos_2d_table", "none")
 # One row a token among the parameters: the same network, trained or not.
 TABLES = ("learn", "sincos_2d_table")
+STORED = (*TABLES, "learn_2d")  # resampled for other grids; the other kinds have any grid
 
 
 def sincos(positions: np.ndarray, dim: int, temperature: float = 10_000.0) -> np.ndarray:
