@@ -12,7 +12,10 @@ NAME = "vit_tiny_patch16_224"
 SMALL = dict(img_size=8, patch_size=2, embed_dim=32, depth=2, num_heads=4, num_classes=3)
 SWIN = "swinv2_tiny_window8_256"
 RESNET = "resnetv2_50x1_bit"
+MAE = "mae_vit_tiny_patch16"
+DECODER = dict(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
 MODELS = {
+    MAE: {**SMALL, **DECODER, "num_classes": 0},
     NAME: SMALL,
     SWIN: {**SMALL, "depths": (1,), "num_heads": (4,), "window_size": 2},
     RESNET: dict(img_size=8, num_classes=3, layers=(1,), width=32, stem="small"),
