@@ -1,7 +1,9 @@
 """Each layout's table is one to one, and a file that does not fit is never a success."""
 
+import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from tests.convert import cases
 from tests.convert.cases import tiny_names  # noqa: F401 - a fixture that runs by itself
 from vit_jax.convert import params, pretrained
 from vit_jax.convert.layouts import LAYOUTS
-from vit_jax.convert.layouts.base import width_ratio
+from vit_jax.convert.layouts.base import differing, width_ratio
 from vit_jax.convert.mapping import MismatchError, expected_shapes
 from vit_jax.convert.writers import write_safetensors
 from vit_jax.errors import UserError
+from vit_jax.models import registry
 
 torch = cases.torch
 
@@ -182,8 +185,32 @@ def test_the_wrong_name_is_answered_with_the_likely_one(tmp_path):
     assert "is not 'tiny_vit'" in str(error.value)
     assert "dist_token=True (the model has False)" in str(error.value)
     assert "'tiny_distilled'" in str(error.value)
-    with pytest.raises(UserError, match=r"embed_dim=128 \(the model has 768\)"):
+    with pytest.raises(UserError, match=r"embed_dim=128 \(the model has 768\)") as error:
         pretrained.load(case.path, model="vit_base_patch16_224")
+    told = re.findall(r"(\w+)=(\S+) \(the model has ([^)]+)\)", str(error.value))
+    assert told and all(theirs != ours for _, theirs, ours in told)
+
+
+def test_only_what_differs_is_told():
+    """Not what comes to something else because another hyper-parameter differs."""
+    small, large = (cases.VisionTransformer(embed_dim=d, num_heads=2) for d in (64, 128))
+    assert differing(small, large) == {"embed_dim": (64, 128)}
+    token, mean = (cases.VisionTransformer(global_pool=pool) for pool in ("token", "avg"))
+    assert differing(token, mean) == {"global_pool": ("token", "avg")}
+    same = cases.VisionTransformer(global_pool="avg", fc_norm=True)
+    assert differing(mean, same) == {}
+
+
+def test_other_shapes_are_answered_with_the_likely_name(tmp_path, monkeypatch):
+    """The size of the images shows in the position table alone, which is no hyper-parameter."""
+    case = cases.CASES["original_deit"](tmp_path, torch.float32)
+    spec = registry.model_spec("tiny_vit")
+    other = dataclasses.replace(spec, hyper_parameters={**spec.hyper_parameters, "img_size": 64})
+    monkeypatch.setitem(registry._MODELS, "larger_images", other)
+    with pytest.raises(MismatchError, match=r"other shapes \(1\): pos_embed is") as error:
+        pretrained.load(case.path, model="larger_images")
+    assert f"{case.path} has names of the layout 'timm' (vit)" in str(error.value)
+    assert "by its tensors it may be" in str(error.value) and "'tiny_vit'" in str(error.value)
 
 
 def test_a_file_that_does_not_say_what_it_is(tmp_path):

@@ -1,12 +1,15 @@
 """`from_pretrained` and `save_pretrained` from Python, without PyTorch."""
 
+import functools
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import vit_jax
-from vit_jax.convert import pretrained
+from vit_jax.convert import folder, pretrained
 from vit_jax.errors import UserError
 
 MODEL = dict(img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3)
@@ -65,8 +68,12 @@ def test_other_classes_sizes_and_patches(model, tmp_path):
     assert report.resampled == ("patch_embed/kernel",)
     _, report = pretrained.load(tmp_path / "out", num_classes=0)
     assert report.left_out == ("head/bias", "head/kernel")
-    with pytest.raises(UserError, match=r"drawn anew: .*ls1/gamma"):
-        pretrained.load(tmp_path / "out", init_values=1e-5)
+    with pytest.raises(UserError, match=r"drawn anew: .*ls1/gamma") as error:
+        vit_jax.from_pretrained(tmp_path / "out", init_values=1e-5)
+    # What the caller can do: this function has no argument `drawn`.
+    assert "If that is meant, say so" not in str(error.value)
+    assert "leave the hyper-parameter that asks for this as the source has it" in str(error.value)
+    assert "config.init_changes.drawn=('encoder/*',)" in str(error.value)
 
 
 def test_what_only_changes_how_it_runs_changes_no_parameter(model, tmp_path):
@@ -96,6 +103,58 @@ def test_bad_input(model, tmp_path):
             tmp_path / "new", other, variables, format="timm", preprocessing=PREP
         )
     assert not (tmp_path / "new").exists()
+
+
+def paths_of(content, inside=()):
+    for key, value in content.items():
+        yield (*inside, key)
+        if isinstance(value, dict):
+            yield from paths_of(value, (*inside, key))
+
+
+def test_a_damaged_description(model, tmp_path):
+    """Each key of model.json away, or of a value that is none: as before, or named."""
+    vit_jax.save_pretrained(tmp_path / "out", *model, preprocessing=PREP)
+    file = tmp_path / "out" / "model.json"
+    whole = json.loads(file.read_text())
+    before = folder.read_description(tmp_path / "out")[:2]
+    refused = 0
+    for path in paths_of(whole):
+        for value in ("away", "64", None, [], {}, -1):
+            content = json.loads(json.dumps(whole))
+            parent = functools.reduce(lambda part, key: part[key], path[:-1], content)
+            parent.pop(path[-1])
+            parent.update({} if value == "away" else {path[-1]: value})
+            file.write_text(json.dumps(content))
+            try:
+                module, preprocessing, _ = folder.read_description(tmp_path / "out")
+            except UserError as error:
+                # A contradiction between several is of "hyper_parameters" as a whole.
+                named = path[-1] in str(error) or path[0] == "hyper_parameters"
+                assert "model.json" in str(error) and named, (path, value)
+                refused += 1
+            else:
+                default = value == "away" or path[0] == "hyper_parameters"
+                assert default or (module, preprocessing) == before, (path, value)
+    assert refused > 50
+
+
+def test_a_description_of_other_parameters(model, tmp_path):
+    vit_jax.save_pretrained(tmp_path / "out", *model, preprocessing=PREP)
+    file = tmp_path / "out" / "model.json"
+    content = json.loads(file.read_text())
+    content["hyper_parameters"]["depth"] = 3
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"12 differ, as encoder/blocks_2/.*missing there"):
+        vit_jax.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize("dtype", ["float99", "int8", 32, [], "float8_e5m2"])
+@pytest.mark.parametrize("format", ["vit_jax", "timm"])
+def test_a_dtype_that_is_none(model, tmp_path, format, dtype):
+    vit_jax.save_pretrained(tmp_path / "out", *model, format=format, preprocessing=PREP)
+    with pytest.raises(UserError, match=r"param_dtype is .*; expected .*float32.*'source'"):
+        vit_jax.from_pretrained(tmp_path / "out", param_dtype=dtype)
 
 
 @pytest.mark.parametrize("format", ["vit_jax", "timm"])

@@ -90,6 +90,29 @@ def test_timm_loads_what_is_exported(built, tmp_path, name, dtype):
         assert torch_bits(theirs, dtype) == torch_bits(case.theirs, dtype)
 
 
+BY_NAME = {
+    "timm_vit": "vit_base_patch16_224",
+    "timm_distilled": "deit_base_distilled_patch16_224",
+    "timm_clip": "vit_base_patch16_clip_224",
+    "timm_siglip_gap": "vit_base_patch16_siglip_gap_224",
+    "timm_22b": "vit_base_patch16_xp_224",
+}
+
+
+@pytest.mark.parametrize("case_name, name", BY_NAME.items())
+def test_timm_loads_the_weights_by_its_own_name(built, tmp_path, case_name, name):
+    """`checkpoint_path`, which is strict: a missing or an unexpected name is an error there."""
+    case, model = built(case_name, torch.float32)
+    export(model, tmp_path / "out", "timm")
+    path = str(tmp_path / "out" / "model.safetensors")
+    options = dict(num_classes=model.module.num_classes)
+    back = cases.timm_model(name, checkpoint_path=path, **options).eval()
+    images = torch.randn(2, 3, *cases.WIDE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = case.theirs(images)
+        assert torch.equal(back(images), expected) and expected.std() > 0
+
+
 @pytest.mark.parametrize("name, dtype", that_fit("transformers"))
 def test_transformers_loads_what_is_exported(built, tmp_path, name, dtype):
     """Without a missing or unexpected name; and it has the same bits."""

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.convert import swin_cases
 from tests.convert.swin_cases import (
     VERSIONS,
     original_names,
@@ -95,6 +96,23 @@ def test_timm_in_and_out(tmp_path, version):
     assert back.layers[0].blocks[0].window_size == (4, 4)
     for name, tensor in theirs.named_parameters():
         assert torch.equal(tensor.float(), back.get_parameter(name).float()), name
+
+
+@both_versions
+def test_timm_loads_the_weights_by_its_own_name(tmp_path, version):
+    """`checkpoint_path`, which is strict: a missing or an unexpected name is an error there."""
+    theirs = timm_folder(tmp_path / "in", version)
+    model, _ = load(tmp_path / "in")
+    export(model, tmp_path / "out", "timm")
+    path = str(tmp_path / "out" / "model.safetensors")
+    back = timm.create_model(
+        swin_cases.TIMM[version], checkpoint_path=path, num_classes=5, **VERSIONS[version]
+    )
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
+    # timm loads in float32; both with the same offsets after that.
+    one, other = (with_exact_offsets(x.float().double().eval()) for x in (back, theirs))
+    with torch.no_grad():
+        assert torch.equal(one(images), other(images))
 
 
 @both_versions

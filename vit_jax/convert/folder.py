@@ -19,7 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax import ranges
+from vit_jax.convert.params import by_path, shapes_of
 from vit_jax.convert.readers import read_json
+from vit_jax.convert.settings import OBJECT, Settings, read_preprocessing
 from vit_jax.errors import MissingFileError, UserError
 from vit_jax.models import registry
 from vit_jax.models.partitioning import PlainModule
@@ -27,6 +30,12 @@ from vit_jax.models.partitioning import PlainModule
 DESCRIPTION = "model.json"
 PARAMS = "params"
 VERSION = 1
+# What the parts of the description may be.
+RANGES = {
+    "name": ranges.or_none(ranges.TEXT),
+    "module": ranges.TEXT,
+    **dict.fromkeys(("hyper_parameters", "preprocessing", "origin"), OBJECT),
+}
 LIBRARIES = ("vit_jax", "jax", "flax", "orbax-checkpoint", "numpy")
 
 
@@ -143,7 +152,7 @@ def read(folder: str | os.PathLike[str]) -> Model:
     """Reads what `save` wrote; the parameters are NumPy arrays of the dtypes that were saved.
 
     Raises:
-        UserError: see `read_description`.
+        UserError: see `read_description`; or the parameters are not those that it describes.
     """
     import orbax.checkpoint as ocp
 
@@ -155,7 +164,23 @@ def read(folder: str | os.PathLike[str]) -> Model:
             checkpointer.metadata(path).item_metadata.tree,
         )
         params = checkpointer.restore(path, restore_args=as_numpy)
+    _check_fits(path, params, module)
     return Model(module, params, preprocessing, described["name"], described["origin"])
+
+
+def _check_fits(path: Path, params: Mapping[str, Any], module: PlainModule) -> None:
+    """Raises UserError unless the parameters have the names and shapes of the module's."""
+    found, expected = (
+        {path: leaf.shape for path, leaf in by_path(tree).items()}
+        for tree in (params, shapes_of(module))
+    )
+    apart = sorted(x for x in found.keys() | expected.keys() if found.get(x) != expected.get(x))
+    if apart:
+        raise UserError(
+            f"{path} does not hold the parameters that {DESCRIPTION} beside it describes: "
+            f"{len(apart)} differ, as {apart[0]}, {found.get(apart[0], 'missing')} there and "
+            f"{expected.get(apart[0], 'no parameter')} by the description"
+        )
 
 
 def read_description(
@@ -164,7 +189,7 @@ def read_description(
     """Module, preprocessing and the whole of `model.json`; no parameter is read.
 
     Raises:
-        UserError: the folder holds no converted model, or one of another version.
+        UserError: the folder holds no converted model, one of another version, or a damaged file.
     """
     folder = Path(os.path.abspath(folder))
     if not is_converted(folder):
@@ -176,9 +201,17 @@ def read_description(
             f"{folder / DESCRIPTION} has format {described.get('format')!r}, expected {VERSION}: "
             "it was written by another version of vit_jax"
         )
-    module = build(described["module"], described["hyper_parameters"])
-    prep = {k: _tuple(v) for k, v in described["preprocessing"].items()}
-    return module, registry.Preprocessing(**prep), described
+    settings = Settings(described, folder / DESCRIPTION)
+    for key, allowed in RANGES.items():
+        settings.get(key, allowed)
+    try:
+        module = build(described["module"], described["hyper_parameters"])
+    except UserError as error:
+        raise UserError(f"hyper_parameters in {folder / DESCRIPTION}: {error}") from error
+    preprocessing = read_preprocessing(settings.part("preprocessing"), registry.Preprocessing())
+    if preprocessing is None:
+        raise settings.error("preprocessing", "expected mean and std in it")
+    return module, preprocessing, described
 
 
 def build(class_name: str, hyper_parameters: Mapping[str, Any]) -> PlainModule:

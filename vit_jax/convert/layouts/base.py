@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vit_jax.convert.layouts.settings import Settings
 from vit_jax.convert.mapping import MismatchError
 from vit_jax.convert.rules import Shape, Table
+from vit_jax.convert.settings import Settings
 from vit_jax.convert.tensors import LazyTensor
 from vit_jax.errors import UserError
 from vit_jax.models.layers.position import TABLES

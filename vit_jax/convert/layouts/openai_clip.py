@@ -12,8 +12,8 @@ from typing import Any
 from vit_jax import ranges
 from vit_jax.convert.layouts.base import Json, Layout, Source, width_ratio
 from vit_jax.convert.layouts.plain import Names, plain_table
-from vit_jax.convert.layouts.settings import COLOURS, INTERPOLATION, OBJECT, SPREADS
 from vit_jax.convert.rules import Ignored, Table
+from vit_jax.convert.settings import COLOURS, INTERPOLATION, OBJECT, SPREADS
 from vit_jax.models.registry import CLIP, Preprocessing
 from vit_jax.models.vit import VisionTransformer
 

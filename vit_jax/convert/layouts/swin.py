@@ -17,7 +17,6 @@ from typing import Any
 
 from vit_jax import ranges
 from vit_jax.convert.layouts.base import Json, Layout, Source, square
-from vit_jax.convert.layouts.settings import SIZE
 from vit_jax.convert.layouts.timm_config import (
     POOLS,
     assumed,
@@ -33,6 +32,7 @@ from vit_jax.convert.layouts.transformers_files import (
     write_preprocessing,
 )
 from vit_jax.convert.rules import Ignored, Rule, Table, same, stacked
+from vit_jax.convert.settings import SIZE
 from vit_jax.errors import UserError
 from vit_jax.models import registry
 from vit_jax.models.registry import IMAGENET, Preprocessing

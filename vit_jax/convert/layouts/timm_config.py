@@ -5,7 +5,7 @@ from typing import Any
 
 from vit_jax import ranges
 from vit_jax.convert.layouts.base import Json, Source
-from vit_jax.convert.layouts.settings import read_preprocessing
+from vit_jax.convert.settings import read_preprocessing
 from vit_jax.models import registry
 from vit_jax.models.registry import IMAGENET, ModelSpec, Preprocessing
 from vit_jax.naming import unknown

@@ -11,7 +11,6 @@ from typing import Any
 from vit_jax import ranges
 from vit_jax.convert.layouts.base import Json, Layout, Source, whole_patches
 from vit_jax.convert.layouts.plain import Names, plain_table
-from vit_jax.convert.layouts.settings import Settings
 from vit_jax.convert.layouts.transformers_files import (
     read_common,
     read_mlp_ratio,
@@ -20,6 +19,7 @@ from vit_jax.convert.layouts.transformers_files import (
     write_square,
 )
 from vit_jax.convert.rules import Ignored, Table
+from vit_jax.convert.settings import Settings
 from vit_jax.errors import UserError
 from vit_jax.models.registry import CLIP, HALF, Preprocessing
 from vit_jax.models.vit import VisionTransformer

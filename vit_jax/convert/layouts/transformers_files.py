@@ -10,7 +10,7 @@ from typing import Any
 
 from vit_jax import ranges
 from vit_jax.convert.layouts.base import Source, square, width_ratio
-from vit_jax.convert.layouts.settings import COLOURS, SIZE, SPREADS, Settings
+from vit_jax.convert.settings import COLOURS, SIZE, SPREADS, Settings
 from vit_jax.errors import UserError
 from vit_jax.models.registry import Preprocessing
 
