@@ -38,8 +38,15 @@ PUBLISHED = {
 }
 
 
+def teacher(images):
+    """Stands in for a teacher that is not there: grey pictures are digits."""
+    return jnp.zeros((len(images), 10 if images.shape[-1] == 1 else 1000))
+
+
 def resolved(name):
     config = load_config(CONFIGS / f"{name}.py")
+    if config.objective.name == "distillation":
+        config.objective.teacher = f"python:{__name__}:teacher"
     return resolve(config, *DATA[config.data.source])
 
 
