@@ -206,7 +206,7 @@ def test_the_authors_files_say_what_they_are(tmp_path):
     assert (found.num_heads, found.decoder_num_heads, found.decoder_depth) == (12, 16, 1)
     assert (found.img_size, found.patch_size, found.mask_ratio) == (32, 8, 0.75)
     encoder, _ = load(written(tmp_path / "encoder.pth", encoder_of(state)))
-    assert encoder.module == found.encoder_alone(global_pool="token", param_dtype=np.dtype("f4"))
+    assert encoder.module == found.encoder_alone().clone(global_pool="token")
     small = fixed(original().state_dict())
     for state, name in ((small, "MaskedAutoencoder"), (encoder_of(small), "VisionTransformer")):
         with pytest.raises(UserError, match="does not say which model it is of"):

@@ -95,6 +95,28 @@ def test_the_mean_of_the_patches_has_a_norm_of_its_own(tmp_path, run):
     np.testing.assert_array_equal(state.params["fc_norm"]["scale"], 1)
 
 
+def test_the_authors_encoder_without_its_decoder(tmp_path):
+    """It pools as the run's model does: in pre-training it did not."""
+    sizes = dict(img_size=8, patch_size=4, embed_dim=512, depth=1, num_heads=16)
+    options = dict(num_classes=0, pos_embed="sincos_2d_table")
+    module = vit_jax.create_model("vit_base_patch16_224", **sizes, **options)
+    variables = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
+    output, prep = tmp_path / "written", "mae_vit_base_patch16"
+    vit_jax.save_pretrained(output, module, variables, format="mae", preprocessing=prep)
+    config = tuning(global_pool="avg")
+    config.model.update(name="vit_base_patch16_224", in_chans=3, scan=False, **sizes)
+    config.data.update(mean=(0.5,) * 3, std=(0.5,) * 3)
+    config.init_from = str(output / "model.pth")
+    config.init_changes.left_out = ("norm/*",)
+    config.init_changes.drawn = ("head/*", "fc_norm/*")
+    found = start(config, tmp_path).params
+    expected = variables["params"]["encoder"]["blocks_0"]["mlp"]["fc1"]["kernel"]
+    np.testing.assert_array_equal(found["encoder"]["blocks_0"]["mlp"]["fc1"]["kernel"], expected)
+    np.testing.assert_array_equal(
+        found["pos_embed"]["table"], variables["params"]["pos_embed"]["table"]
+    )
+
+
 def test_another_resolution(tmp_path, run):
     """Positions, which the classifier learns, are resized."""
     config = tuning()

@@ -245,15 +245,10 @@ class MaskedAutoencoder(VisionTransformer):
             )
 
     @nn.nowrap
-    def encoder_alone(self, **head: Any) -> VisionTransformer:
-        """The Vision Transformer that the encoder is.
-
-        Args:
-            **head: hyper-parameters of what follows the blocks, such as `global_pool`.
-        """
+    def encoder_alone(self) -> VisionTransformer:
+        """The Vision Transformer that the encoder is, which returns every token."""
         names = VisionTransformer.field_ranges()
-        fields = {name: getattr(self, name) for name in names}
-        return VisionTransformer(**{**fields, **head}, parent=None)
+        return VisionTransformer(**{name: getattr(self, name) for name in names}, parent=None)
 
     def setup(self) -> None:  # noqa: D102
         super().setup()

@@ -102,12 +102,18 @@ def _encoder_for(model: Model, module: PlainModule) -> Model:
     """The encoder of a masked autoencoder, where the run's model is a plain Vision Transformer.
 
     It pools and classifies as the run's does, since in pre-training it does neither. The decoder's
-    parameters stay, to be left out by name.
+    parameters stay, to be left out by name. An encoder that was stored by itself is known by its
+    fixed positions.
     """
-    if not isinstance(model.module, MaskedAutoencoder) or type(module) is not VisionTransformer:
+    old = model.module
+    if type(module) is not VisionTransformer:
+        return model
+    if isinstance(old, MaskedAutoencoder):
+        old = old.encoder_alone()
+    elif type(old) is not VisionTransformer or old.num_classes or not old.fixed_params:
         return model
     head = {name: getattr(module, name) for name in AFTER_BLOCKS}
-    return dataclasses.replace(model, module=model.module.encoder_alone(**head))
+    return dataclasses.replace(model, module=old.clone(**head))
 
 
 def _load_nameless(config: ConfigDict, module: PlainModule) -> Model:
@@ -115,7 +121,7 @@ def _load_nameless(config: ConfigDict, module: PlainModule) -> Model:
     options = dict(param_dtype=module.param_dtype, scan=module.scan)
     spec = registry.model_spec(config.model.name)
     usual = spec.module(**spec.hyper_parameters)
-    sizes = {key: getattr(usual, key) for key in ("img_size", "patch_size")}
+    sizes = {k: getattr(usual, k) for k in ("img_size", "patch_size") if hasattr(usual, k)}
     try:
         return pretrained.load(config.init_from, module.clone(**sizes), **options)[0]
     except UserError as of_name:
