@@ -201,21 +201,6 @@ def build_module(config: ConfigDict) -> nn.Module:
         return models.create_model(name, **fields)
 
 
-def build_module(config: ConfigDict) -> nn.Module:
-    """Returns the model that `config.model` describes; what is None there is the model's own.
-
-    Raises:
-      UserError: unknown name or field, with the nearest ones.
-    """
-    fields = dict(config)
-    name = fields.pop("name")
-    for key in ("num_classes", "img_size"):
-        if fields.get(key) is None:
-            fields.pop(key, None)
-    with _naming("config.model"):
-        return models.create_model(name, **fields)
-
-
 def _load_model(source: str, checkpoint: str | int, name: str | None) -> Any:
     from vit_jax.training import load_teacher  # which reads runs, and they are experiments
 

@@ -150,16 +150,18 @@ class _Run:
 
     def _header(self) -> str:
         state = self._experiment.state_factory
+        objective, shapes = self._experiment.objective, state.shapes
         header = report.run_header(
             self._config.model.name,
-            state.shapes.params,
+            jax.eval_shape(objective.all_params, shapes.params, shapes.extra),
+            shapes.params,
             self._experiment.module.flops(),
             self._experiment.mesh,
             self._config.data.batch_size,
             batch_axes=self._experiment.batch_axes,
             accumulate_steps=self._config.accumulate_steps,
         )
-        return f"{report.parameter_table(state.shapes.params, state.shardings.params)}\n{header}"
+        return f"{report.parameter_table(shapes.params, state.shardings.params)}\n{header}"
 
     def _first_state(self) -> tuple[TrainState, Record]:
         """Returns the latest good checkpoint's state, or a new one."""
@@ -175,14 +177,14 @@ class _Run:
                 f"fingerprint is {self._source.fingerprint}, it was {record.notes['data']}; "
                 "start a run in another workdir"
             )
-        _say(f"resuming after step {record.step}")
-        return adapters_only.completed(self._experiment, state, record), record
         if record.notes.get("constants") != self._experiment.fingerprint():
             raise UserError(
                 f"the teacher is not that of the run in {self._directory.parent}: its fingerprint "
                 f"is {self._experiment.fingerprint()}, it was {record.notes.get('constants')}; "
                 "give the one of the beginning, or start a run in another workdir"
             )
+        _say(f"resuming after step {record.step}")
+        return adapters_only.completed(self._experiment, state, record), record
 
     def to_the_end(self) -> Result:
         """Trains up to the last step, or until a signal."""
