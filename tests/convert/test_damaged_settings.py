@@ -60,6 +60,7 @@ SOURCES = {
     "siglip_vision_headless": lambda folder: None,
     "timm_vit_many_choices": lambda folder: None,
     "open_clip_quickgelu": open_clip_preprocessing,
+    "mae": lambda folder: None,
     "swin": lambda folder: None,
     "swin v2": lambda folder: None,
     "timm swin": lambda folder: None,
@@ -71,6 +72,12 @@ def write(name, folder):
     if "swin" in name:
         save = swin_cases.timm_folder if "timm" in name else swin_cases.transformers_folder
         save(folder, 2 if "v2" in name else 1)
+    elif name == "mae":
+        decoder = {
+            f"decoder_{key}": value for key, value in cases.HF.items() if key != "patch_size"
+        }
+        config = transformers.ViTMAEConfig(**cases.HF, **decoder, image_size=16, mask_ratio=0.5)
+        transformers.ViTMAEForPreTraining(config).save_pretrained(folder)
     else:
         cases.CASES[name](folder, torch.float32)
     SOURCES[name](folder)

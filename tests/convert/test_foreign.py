@@ -18,6 +18,7 @@ from vit_jax.convert.tensors import LazyTensor
 from vit_jax.convert.writers import write_npz, write_safetensors, write_torch
 from vit_jax.errors import UserError
 from vit_jax.models import SwinTransformer, VisionTransformer, registry
+from vit_jax.models.layers.position import sincos_table
 
 torch, timm = cases.torch, cases.timm
 SMALL = dict(embed_dim=64, depth=2, num_heads=1, img_size=32, num_classes=5)
@@ -143,6 +144,16 @@ BARE = {
     ("augreg", "vit"): dict(GOOGLE, representation_size=9),
     ("augreg", "hybrid"): dict(GOOGLE, img_size=32, patch_size=1, resnet_layers=(1, 2)),
     ("big_vision", "vit"): dict(GOOGLE, class_token=False, global_pool="map", num_classes=0),
+    ("mae", "vit"): dict(VIT, global_pool="avg", pos_embed="sincos_2d_table", num_classes=0),
+    ("mae", "mae"): dict(
+        VIT,
+        pos_embed="sincos_2d_table",
+        num_classes=0,
+        global_pool="none",
+        decoder_embed_dim=16,
+        decoder_depth=2,
+        decoder_num_heads=2,
+    ),
     ("swin", "swin"): dict(swin_cases.VERSIONS[1], num_classes=5),
     ("timm", "swin"): dict(swin_cases.VERSIONS[2], num_classes=5, version=2),
 }
@@ -154,6 +165,8 @@ def test_no_tensor_whose_absence_or_axes_end_in_a_traceback(tmp_path, monkeypatc
     family = "vit" if key[1] == "hybrid" else key[1]
     [layout] = [x for x in LAYOUTS if (x.name, x.family) == (key[0], family)]
     whole = tensors_of(layout, layout.module(**BARE[key]))
+    if key == ("mae", "vit"):  # its positions say what it is
+        whole["pos_embed"][0, 1:] = sincos_table("sincos_2d", (2, 2), cases.WIDTH)
     write_safetensors(tmp_path / "x.safetensors", whole)
     monkeypatch.setattr("vit_jax.convert.nearest.nearest", lambda source, layout: [])
     from vit_jax.convert import source

@@ -31,6 +31,7 @@ from vit_jax.convert.layouts.transformers_files import (
     write_preprocessing,
     write_square,
 )
+from vit_jax.convert.mapping import MismatchError
 from vit_jax.convert.rules import Rule, Table, same
 from vit_jax.models.layers.position import sincos_table
 from vit_jax.models.mae import MaskedAutoencoder
@@ -179,8 +180,8 @@ def _is_encoder(source: Source) -> bool:
 
 def _likeness(source: Source) -> float:
     """Cosine of the stored position table and the sin-cos one; 0 where there is none to compare."""
-    table = source.tensors["pos_embed"]
-    if len(table.shape) != 3:
+    table = source.tensors.get("pos_embed")
+    if table is None or len(table.shape) != 3:
         return 0.0
     side, width = timm.grid_side(table.shape[1], (1,)), table.shape[-1]
     if side is None or width % 4:
@@ -197,7 +198,9 @@ def _read_bare(source: Source) -> tuple[dict[str, Any], bool]:
     found["pos_embed"] = FIXED if _likeness(source) > 1 - 1e-6 else "learn"
     if "fc_norm.weight" in source.tensors:
         found["global_pool"] = "avg"
-    side = timm.grid_side(source.tensors["pos_embed"].shape[1], (1,))
+    side = timm.grid_side(source.shapes().of("pos_embed", 3)[1], (1,))
+    if "patch_size" not in found:
+        raise MismatchError("its patches are those of a ResNet, as no masked autoencoder has them")
     rows, columns = pair(found["patch_size"])
     if side is not None:
         found["img_size"] = square((side[0] * rows, side[0] * columns))
@@ -206,17 +209,16 @@ def _read_bare(source: Source) -> tuple[dict[str, Any], bool]:
 
 
 def _read_whole(source: Source) -> tuple[dict[str, Any], bool]:
-    shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
+    shapes = source.shapes()
     encoder = {k: x for k, x in source.tensors.items() if "decoder" not in k and k != "mask_token"}
     found, complete = _read_bare(dataclasses.replace(source, tensors=encoder))
-    width = shapes["decoder_embed.weight"][0]
-    blocks = [name for name in shapes if name.startswith("decoder_blocks.")]
-    hidden = shapes["decoder_blocks.0.mlp.fc1.weight"][0]
+    width = shapes.of("decoder_embed.weight", 2)[0]
+    hidden = shapes.of("decoder_blocks.0.mlp.fc1.weight", 2)[0]
     found.update(
         pos_embed=FIXED,
         global_pool="none",
         decoder_embed_dim=width,
-        decoder_depth=1 + max(int(name.split(".")[1]) for name in blocks),
+        decoder_depth=shapes.count(r"decoder_blocks\.(\d+)\."),
         decoder_mlp_ratio=width_ratio(hidden, width),
     )
     if width in HEADS:
@@ -241,6 +243,7 @@ LAYOUTS = (
         write_table=_transformers_table,
         preprocessing=read_preprocessing,
         write_files=_write_transformers,
+        assumed=lambda source: source.settings(DEFAULTS).left_out(),
     ),
     _layout(
         name="transformers",
@@ -255,6 +258,7 @@ LAYOUTS = (
         ),
         preprocessing=read_preprocessing,
         write_files=_write_encoder,
+        assumed=lambda source: source.settings(DEFAULTS).left_out(),
     ),
     _layout(
         name="mae",
