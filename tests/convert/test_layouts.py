@@ -28,6 +28,7 @@ SWIN = dict(img_size=32, window_size=4, embed_dim=8, depths=(2, 1), num_heads=(2
 SECOND = dict(SWIN, version=2, pretrained_window_sizes=(3, 2))
 MAE = dict(TOWER, class_token=True, global_pool="none", pos_embed="sincos_2d_table")
 MAE.update(decoder_embed_dim=16, decoder_depth=2, decoder_num_heads=2)
+RESNET = dict(img_size=32, layers=(2, 1), width=32, num_classes=5)
 # Modules that stand for what each layout holds.
 REPRESENTATIVES = {
     ("transformers", "vit"): [
@@ -65,6 +66,7 @@ REPRESENTATIVES = {
     ("transformers", "swinv2"): [SECOND, dict(SECOND, qkv_bias=False, num_classes=0)],
     ("swin", "swin"): [SWIN, SECOND],
     ("timm", "swin"): [SWIN, SECOND],
+    ("timm", "resnet"): [dict(RESNET), dict(RESNET, num_classes=0)],
     ("deit3", "vit"): [dict(VIT, init_values=1.0, no_embed_class=True)],
     ("timm", "vit"): [
         dict(VIT, init_values=1.0, reg_tokens=4, qk_norm=True, pre_norm=True, fc_norm=True),

@@ -113,6 +113,8 @@ def _flat(params: Params) -> dict[str, Any]:
 
 def _size(module: Any) -> tuple[Any, ...]:
     """What parameters are resized for: image, patch and, in Swin, window."""
+    if not hasattr(module, "patch_size"):  # convolutions fit images of any size
+        return ()
     return pair(module.img_size), pair(module.patch_size), getattr(module, "window_size", None)
 
 

@@ -24,10 +24,16 @@ STACKED = "blocks"  # the name of a leaf's ancestor that says: axis 0 counts blo
 def shapes_of(module: nn.Module) -> dict[str, Any]:
     """The tree of `jax.ShapeDtypeStruct` of the module's parameters; nothing is allocated."""
     images = jax.ShapeDtypeStruct((1, *pair(module.img_size), module.in_chans), np.float32)
-    scanned = module.clone(scan=True)  # one block is traced, not all
+    # Where blocks can be scanned, one is traced and not all.
+    scanned = module.clone(scan=True) if can_scan(module) else module
     with jax.enable_x64(True):  # else those of a float64 module would be float32
         shapes = jax.eval_shape(scanned.init, jax.random.key(0), images)["params"]
     return shapes if module.scan else traverse_util.unflatten_dict(by_path(shapes), sep="/")
+
+
+def can_scan(module: nn.Module) -> bool:
+    """Whether a module has blocks that one traced block can stand for."""
+    return "scan" in module.field_ranges()
 
 
 def allocate(module: nn.Module, dtype: Any) -> dict[str, Any]:

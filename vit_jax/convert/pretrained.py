@@ -206,7 +206,8 @@ def read(source: Source, identity: Identity, dtype: Any = None, *, scan: bool = 
         MismatchError: the tensors are not those of the model; says what else it may be.
         UserError: what the source says contradicts itself; or it has float64, see `load`.
     """
-    module = identity.layout.module(**{**identity.hyper_parameters, "scan": scan})
+    scans = {"scan": scan} if params.can_scan(identity.layout.module) else {}
+    module = identity.layout.module(**{**identity.hyper_parameters, **scans})
     with explained(source, identity):
         module.check()
         table = identity.layout.table(module, source)
@@ -291,6 +292,8 @@ def _announced(old: PlainModule, new: PlainModule) -> dict[str, Any]:
         two = getattr(old, "dist_token", False)
         heads = ("head/*", "head_dist/*") if two else ("head/*",)
         said["drawn" if new.num_classes else "left_out"] = heads
+    if not hasattr(old, "patch_size"):  # convolutions fit images of any size
+        return said
     resampled = []
     if isinstance(old, SwinTransformer):
         if old.version == 1 and old.windows() != new.windows():

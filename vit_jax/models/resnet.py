@@ -121,6 +121,11 @@ class ResNetV2(PlainModule):
                 stride = 2 if i > 0 and j == 0 else 1
                 yield f"stages_{i}_blocks_{j}", EXPANSION * self.width * 2**i, stride
 
+    @property
+    def features(self) -> int:
+        """Channels of the pooled features."""
+        return EXPANSION * self.width * 2 ** (len(self.layers) - 1)
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """Logits of images.

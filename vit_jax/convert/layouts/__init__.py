@@ -4,6 +4,7 @@ from vit_jax.convert.layouts import (
     mae,
     npz,
     openai_clip,
+    resnet,
     swin,
     timm,
     transformers_clip,
@@ -21,6 +22,7 @@ LAYOUTS: tuple[Layout, ...] = (
     *openai_clip.LAYOUTS,
     *npz.LAYOUTS,
     *swin.LAYOUTS,
+    *resnet.LAYOUTS,
     *timm.LAYOUTS,
 )
 

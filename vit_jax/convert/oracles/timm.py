@@ -124,8 +124,16 @@ def wrap(theirs: "torch.nn.Module", layout: Layout, how: str = "given in memory"
         theirs: with the attributes `blocks` or `layers` (stages with `blocks`), and `norm`.
         layout: of what its `state_dict` holds.
         how: see `Oracle`.
+
+    Raises:
+        UserError: it is something else, such as a ResNet.
     """
     version = import_library("timm", PURPOSE).__version__
+    if not hasattr(theirs, "patch_embed"):
+        raise UserError(
+            f"{type(theirs).__name__} cannot be compared block by block: validation is for Vision "
+            "Transformers and Swin Transformers"
+        )
     stages = getattr(theirs, "layers", None)  # of Swin, which takes images of any size
     embed = theirs.patch_embed
     return Oracle(
