@@ -17,11 +17,9 @@ from vit_jax.training.config import load_config
 def get_config() -> ConfigDict:
     """The recipe."""
     config = load_config(Path(__file__).with_name("digits.py"))
-    config.total_epochs = 60
+    config.total_epochs = 100
     config.model.update(class_token=True, dist_token=True, global_pool="token")
     config.objective.name = "distillation"
     config.objective.teacher = "runs/resnet_digits"
-    config.objective.mixup_alpha = 0.2
-    config.eval_every_epochs = 20
-    config.checkpoint.every_epochs = 20
+    config.eval_every_epochs = 25
     return config
