@@ -32,13 +32,17 @@ MODELS = {
 }
 
 
+def image_of(module):
+    return jax.ShapeDtypeStruct((1, module.img_size, module.img_size, module.in_chans), "float32")
+
+
 def shapes_of(module):
-    image = jax.ShapeDtypeStruct((1, module.img_size, module.img_size, module.in_chans), "float32")
-    return jax.eval_shape(module.init, jax.random.key(0), image)["params"]
+    return jax.eval_shape(module.init, jax.random.key(0), image_of(module))["params"]
 
 
 def adapters_of(module, targets, rank, alpha=None):
-    return find_adapters(param_rules.rules(shapes_of(module)), targets, rank, alpha)
+    rules = param_rules.rules(shapes_of(module))
+    return find_adapters(rules, lora.linear_maps(module, image_of(module)), targets, rank, alpha)
 
 
 @pytest.mark.parametrize("scan", [False, True])

@@ -8,7 +8,7 @@ export of a run see the merged model.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -130,7 +130,8 @@ def add_lora(objective: Objective, batch: Batch, options: Any) -> Objective:
     rules = param_rules.rules(params)
     trained = options["trained"]
     param_groups.check_patterns("lora.trained", trained, rules)
-    adapters = find_adapters(rules, options["targets"], options["rank"], options["alpha"])
+    linear = lora.linear_maps(objective.module, batch["image"])
+    adapters = find_adapters(rules, linear, options["targets"], options["rank"], options["alpha"])
     adapted = Lora(objective.module, objective, adapters, options["dropout"])
 
     def is_frozen(name: str) -> bool:
@@ -148,12 +149,17 @@ def _check_idle(options: dict[str, Any]) -> None:
 
 
 def find_adapters(
-    rules: Any, targets: Sequence[str], rank: int, alpha: float | None = None
+    rules: Any,
+    linear: Collection[tuple[str, ...]],
+    targets: Sequence[str],
+    rank: int,
+    alpha: float | None = None,
 ) -> tuple[Adapter, ...]:
     """Returns the adapters of a model.
 
     Args:
       rules: the tree of `param_rules.rules`.
+      linear: paths of linear maps, see `lora.linear_maps`; nothing else can be adapted.
       targets: names of `TARGETS`, or patterns of layers such as "encoder/blocks_*/mlp/*".
       rank: r.
       alpha: the change is alpha / r * B A; None: r.
@@ -162,7 +168,7 @@ def find_adapters(
       UserError: no target, a target that fits no linear map, or some layers of a stack alone.
     """
     kernels = [rule for rule in jax.tree.leaves(rules) if rule.path[-1] == "kernel"]
-    kernels = [rule for rule in kernels if not _is_convolution(rule)]
+    kernels = [rule for rule in kernels if rule.path[:-1] in linear]
     if not targets:
         raise UserError(f"lora.targets is empty; expected some of {', '.join(TARGETS)}")
     chosen: dict[Rule, set[int | None]] = {}
@@ -194,12 +200,6 @@ def _fitting(target: str, kernels: Sequence[Rule]) -> list[tuple[Rule, int | Non
             "scanned together: take all of them, or set model.scan=False"
         )
     return [(rule, part) for rule, layers in names.items() if found & {*layers}]
-
-
-def _is_convolution(rule: Rule) -> bool:
-    """Whether a kernel is (height, width, channels in, channels out)."""
-    matrix = param_rules.matrix(rule)
-    return matrix is not None and len(matrix.inputs) == 3
 
 
 def _adapter(rule: Rule, parts: set[int | None], rank: int, scale: float) -> Adapter:

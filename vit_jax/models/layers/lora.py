@@ -183,6 +183,25 @@ def with_keys(params: Params, adapters: Sequence[Adapter], key: jax.Array) -> di
     return traverse_util.unflatten_dict(flat)
 
 
+def linear_maps(module: nn.Module, images: Any) -> frozenset[tuple[str, ...]]:
+    """Paths of the layers that an adapter can be put beside, each a `Linear`.
+
+    Args:
+        module: a model.
+        images: shape and dtype of what it takes.
+    """
+    found = set()
+
+    def look(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if isinstance(context.module, Linear):
+            found.add(context.module.path)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(look):
+        jax.eval_shape(module.init, jax.random.key(0), images)
+    return frozenset(found)
+
+
 @contextlib.contextmanager
 def adapt(adapters: Sequence[Adapter], drop: float = 0.0) -> Iterator[None]:
     """Within it, layers whose parameters hold an adapter add what it says.
