@@ -19,7 +19,7 @@ from vit_jax.training.config import load_config
 def get_config() -> ConfigDict:
     """The recipe."""
     config = load_config(Path(__file__).with_name("digits.py"))
-    config.total_epochs = 100
+    config.total_epochs = 200
     config.model.update(class_token=True, dist_token=True, global_pool="token")
     config.objective.name = "distillation"
     config.objective.teacher = "runs/resnet_digits"

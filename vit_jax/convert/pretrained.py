@@ -19,7 +19,15 @@ from vit_jax.convert.folder import Model
 from vit_jax.convert.layouts import Source
 from vit_jax.convert.layouts.base import DIALECT, differing
 from vit_jax.convert.rules import Table
-from vit_jax.convert.source import Identity, explained, identify, layout_of, open_source, stands_for
+from vit_jax.convert.source import (
+    Identity,
+    explained,
+    identify,
+    in_words,
+    layout_of,
+    open_source,
+    stands_for,
+)
 from vit_jax.errors import UserError
 from vit_jax.models.layers.encoder import stack_blocks, unstack_blocks
 from vit_jax.models.layers.position import STORED
@@ -149,13 +157,16 @@ def _agreeing(
     if model is None:
         return found
     name, cls, given = stands_for(model)
+    asked_for, held = in_words(model), type(found.module).__name__
     if cls is not type(found.module):
-        raise UserError(f"{source} holds a {type(found.module).__name__}, and {model!r} is none")
+        raise UserError(f"{source} holds a {held}, and {asked_for} is a {cls.__name__}")
     asked = cls(**{**given, "num_classes": found.module.num_classes})
     apart = differing(found.module, asked, set(asked.field_ranges()) - DIALECT)
     if apart:
-        text = ", ".join(f"{k}={a!r} ({model} has {b!r})" for k, (a, b) in apart.items())
-        raise UserError(f"{source} holds {found.name or 'another model'!r}, not {model!r}: {text}")
+        text = ", ".join(f"{k}={a!r} (asked for is {b!r})" for k, (a, b) in apart.items())
+        raise UserError(
+            f"{source} holds {found.name or 'another model'!r}, not {asked_for}: {text}"
+        )
     return dataclasses.replace(found, name=name or found.name)
 
 

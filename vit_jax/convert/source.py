@@ -157,7 +157,7 @@ def _told(
     if model is not None:
         _, cls, hyper_parameters = stands_for(model)
         _check_class(source, layout, model, cls)
-        given = _in_words(model), hyper_parameters
+        given = in_words(model), hyper_parameters
     try:
         return layout.read(source)
     except MismatchError as error:
@@ -170,7 +170,8 @@ def _told(
         ) from error
 
 
-def _in_words(model: str | PlainModule) -> str:
+def in_words(model: str | PlainModule) -> str:
+    """A model in an error: by its name, if it has one."""
     return "the model as given" if isinstance(model, PlainModule) else repr(model)
 
 
@@ -295,7 +296,7 @@ def _check_class(
 ) -> None:
     if cls is not layout.module:
         raise UserError(
-            f"model {model!r} is a {cls.__name__}, and the layout {layout.name!r} of {source.path} "
+            f"{in_words(model)} is a {cls.__name__}, and the layout {layout.name!r} of {source.path} "
             f"is of a {layout.module.__name__}"
         )
 
@@ -314,5 +315,5 @@ def _check_agrees(
         likely = candidates(layout, told)
         hint = f"; it may be {listed(likely)}" if likely else ""
         given = {**hyper_parameters, "num_classes": told["num_classes"]}
-        cause = f"{source.path} is not {_in_words(model)}: it has {text}{hint}"
-        raise mismatch(source, layout, cause, (_in_words(model), given))
+        cause = f"{source.path} is not {in_words(model)}: it has {text}{hint}"
+        raise mismatch(source, layout, cause, (in_words(model), given))
