@@ -296,8 +296,8 @@ def _check_class(
 ) -> None:
     if cls is not layout.module:
         raise UserError(
-            f"{in_words(model)} is a {cls.__name__}, and the layout {layout.name!r} of {source.path} "
-            f"is of a {layout.module.__name__}"
+            f"{in_words(model)} is a {cls.__name__}, and the layout {layout.name!r} of "
+            f"{source.path} is of a {layout.module.__name__}"
         )
 
 
