@@ -16,6 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 from tests.convert.hub_server import Fault, HubServer, commit_of
+from vit_jax.cli import main as cli
 from vit_jax.convert import hub_fetch
 from vit_jax.convert.hub import download, is_hub_id, resolved_revision
 from vit_jax.convert.hub_ids import HubId, parse
@@ -153,6 +154,19 @@ def test_other_spellings_are_refused_with_the_right_one(source):
 def test_a_missing_file_gets_no_suggestion(source):
     with pytest.raises(MissingFileError, match=r"neither a file or folder here [^?]*$"):
         download(source)
+
+
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_the_command_knows_a_hub_id_without_its_prefix(tmp_path, monkeypatch, capsys, revision):
+    monkeypatch.chdir(tmp_path)
+    command = ["convert", "owner/name", "--output", "out"]
+    assert cli.main(command + ([] if revision is None else ["--revision", revision])) == 2
+    error = capsys.readouterr().err
+    assert "owner/name does not exist. Did you mean 'hf-hub:owner/name'?" in error
+    (tmp_path / "owner").mkdir()  # now a path is what is meant
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert "owner/name does not exist" in error and "Did you mean" not in error
 
 
 @pytest.mark.parametrize("source", ["timm/vit", "hf-hub:owner/name", "owner/name"])

@@ -47,7 +47,7 @@ def parse(source: str, revision: str | None = None) -> HubId:
     if not source.startswith((PREFIX, TIMM)):
         raise MissingFileError(
             f"{source!r} is neither a file or folder here nor a hub id: expected a path that "
-            f"exists, '{PREFIX}owner/name' or '{TIMM}name'{_suggestion(source)}"
+            f"exists, '{PREFIX}owner/name' or '{TIMM}name'{suggestion(source)}"
         )
     name, at, written = source.removeprefix(PREFIX).partition("@")
     owner, *parts = name.split("/")
@@ -65,8 +65,8 @@ def parse(source: str, revision: str | None = None) -> HubId:
     )
 
 
-def _suggestion(source: str) -> str:
-    """What was probably meant by a name that lacks the prefix, or has another one."""
+def suggestion(source: str) -> str:
+    """What was probably meant by a name that lacks the prefix, or has another one; may be ""."""
     name = re.sub(r"^(https?://(huggingface\.co|hf\.co)/|hf([-_]hub)?:(//)?)", "", source)
     meant = re.match(r"\w[\w.-]*/\w[\w.-]*", name)
     return f". Did you mean '{PREFIX}{meant[0]}'?" if meant else ""

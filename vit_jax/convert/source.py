@@ -10,6 +10,7 @@ from typing import Any
 
 from vit_jax.convert.errors import listed
 from vit_jax.convert.hub import download, is_hub_id
+from vit_jax.convert.hub_ids import suggestion
 from vit_jax.convert.layouts import LAYOUTS, Layout, Source
 from vit_jax.convert.layouts.base import DIALECT, RUNTIME, Json, differing
 from vit_jax.convert.layouts.npz import unstacked
@@ -17,7 +18,7 @@ from vit_jax.convert.layouts.openai_clip import CONFIG as OPEN_CLIP
 from vit_jax.convert.mapping import MismatchError
 from vit_jax.convert.nearest import mismatch, nearest, unexplained
 from vit_jax.convert.readers import read_json, read_tensors
-from vit_jax.errors import UserError
+from vit_jax.errors import MissingFileError, UserError
 from vit_jax.models import registry
 from vit_jax.models.partitioning import PlainModule
 
@@ -72,6 +73,8 @@ def open_source(
     path = Path(os.fspath(source)).expanduser()
     if not path.exists() and is_hub_id(os.fspath(source)):
         path = download(os.fspath(source), revision=revision, cache_dir=cache_dir, offline=offline)
+    elif not path.exists() and not path.parent.exists() and suggestion(os.fspath(source)):
+        raise MissingFileError(f"{source} does not exist{suggestion(os.fspath(source))}")
     elif revision is not None:
         raise UserError(
             f"revision={revision!r} is of the hub, and {path} is a path here: leave it out"
