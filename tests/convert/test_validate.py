@@ -314,3 +314,13 @@ def test_a_class_that_is_no_model(tmp_path):
     change_config(tmp_path, architectures=["pipeline"])
     with pytest.raises(UserError, match="'pipeline', which is no model of Transformers"):
         validate(case.path)
+
+
+@pytest.mark.parametrize("kind", ["Dinov2", "Dinov2WithRegisters"])
+def test_a_backbone_is_compared_as_the_model_of_its_weights(tmp_path, kind):
+    theirs = cases.hugging_face(f"{kind}Backbone", f"{kind}Config", **cases.DINO)()
+    cases.randomize(theirs, cases.torch.float32).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="does not say how images are prepared"):
+        report = validate(tmp_path)
+    assert report.ok and report.oracle.endswith(f"{kind}Model")
+    assert [row.place for row in report.states][-2:] == ["norm", "output"]

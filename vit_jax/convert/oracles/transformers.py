@@ -23,11 +23,14 @@ PURPOSE = "checking against Transformers"
 BLOCKS = ("layers", "encoder.layer", "encoder.layers")
 NORMS = ("layernorm", "post_layernorm")
 WITH_POOLER = ("ViTModel", "DeiTModel")  # they draw a pooler where the file has none
+BACKBONE = "Backbone"  # the end of the names of classes for detectors
 RESULTS = ("logits", "image_embeds", "pooler_output")
 
 
 def load(folder: Path, ours: PlainModule, layout: Layout, how: str) -> Oracle:
     """The model that a folder holds, in the class that its `config.json` names.
+
+    For a backbone's class it is the model's, as `Dinov2Model`, which holds the same weights.
 
     Args:
         folder: as `save_pretrained` writes it.
@@ -91,7 +94,9 @@ def _class_name(transformers: Any, folder: Path) -> str:
             f"{folder / 'config.json'} names the class {name!r}, which is no model of Transformers "
             f"{transformers.__version__}"
         )
-    return name
+    # A backbone returns feature maps of chosen stages; the model around the same weights, tokens.
+    model = name.removesuffix(BACKBONE) + "Model"
+    return model if name.endswith(BACKBONE) and hasattr(transformers, model) else name
 
 
 def wrap(theirs: Any, ours: PlainModule, layout: Layout, how: str = "given in memory") -> Oracle:
