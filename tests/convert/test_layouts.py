@@ -5,12 +5,14 @@ import json
 import math
 import re
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from tests.convert import cases
 from tests.convert.cases import tiny_names  # noqa: F401 - a fixture that runs by itself
 from vit_jax.convert import params, pretrained
+from vit_jax.convert.folder import save
 from vit_jax.convert.layouts import LAYOUTS
 from vit_jax.convert.layouts.base import differing, width_ratio
 from vit_jax.convert.mapping import MismatchError, expected_shapes
@@ -167,6 +169,37 @@ def test_nan_is_warned_about(folder):
     write_safetensors(folder / "model.safetensors", tensors)
     with pytest.warns(UserWarning, match="3 tensors hold NaN or infinity: .*norm.bias"):
         pretrained.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored", "largest"),
+    [("float16", np.float32, 70000), ("float16", ml_dtypes.bfloat16, 1e10),
+     ("bfloat16", np.float32, 3.4e38)],
+)  # fmt: skip
+def test_numbers_too_large_for_the_dtype_are_named(folder, tmp_path, dtype, stored, largest):
+    tensors = {name: x.astype(stored) for name, x in tensors_of(folder).items()}
+    tensors["norm.bias"][3] = -largest
+    tensors["norm.bias"][4] = np.inf  # was never a number: it is warned about, and stays
+    write_safetensors(folder / "model.safetensors", tensors)
+    magnitude = f"{float(np.abs(tensors['norm.bias'][3])):.6g}".replace("+", r"\+")
+    told = (
+        rf"norm.bias has a number of magnitude {magnitude}, .* infinity in {dtype}: .*param_dtype"
+    )
+    with pytest.raises(UserError, match=told):
+        pretrained.load(folder, param_dtype=dtype)
+    with pytest.warns(UserWarning, match="1 tensors hold NaN or infinity"):
+        model, _ = pretrained.load(folder, param_dtype="source")
+    save(tmp_path / "converted", model)
+    with pytest.raises(UserError, match=told.replace("norm.bias", "norm/bias")):
+        pretrained.load(tmp_path / "converted", param_dtype=dtype)
+
+
+def test_the_largest_number_of_a_dtype_fits(folder):
+    tensors = tensors_of(folder)
+    tensors["norm.bias"][:2] = 65504, 65519  # the second is rounded down to the first
+    write_safetensors(folder / "model.safetensors", tensors)
+    model, _ = pretrained.load(folder, param_dtype="float16")
+    np.testing.assert_array_equal(model.params["norm"]["bias"][:2], 65504)
 
 
 def test_float64_is_not_rounded_silently(folder):

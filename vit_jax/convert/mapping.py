@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import tqdm
 
@@ -187,6 +188,7 @@ def fill(
 
     Raises:
         MismatchError: the tensors are not those that the table expects; nothing is written.
+        UserError: a tensor has a number that is too large for the dtype of its parameter.
 
     Warns:
         UserWarning: tensors that hold NaN or infinity, by name.
@@ -197,10 +199,35 @@ def fill(
     for rule in tqdm.tqdm(table.rules, "weights", disable=None, delay=1, leave=False):
         arrays = {name: tensors[name].read() for name in rule.sources}
         broken += [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        for name, array in arrays.items():
+            for path in rule.targets:
+                check_range(name, array, leaves[path].dtype)
         for path, array in inward(rule, arrays, {p: leaves[p].shape for p in rule.targets}):
             leaves[path][...] = array
     if broken:
         warnings.warn(f"{len(broken)} tensors hold NaN or infinity: {_few(broken)}", stacklevel=2)
+
+
+def check_range(name: str, array: np.ndarray, dtype: Any) -> None:
+    """Raises UserError if a finite number of `array` would become infinity in `dtype`.
+
+    Args:
+        name: of the array, for the error.
+        array: floating-point numbers of any shape; what is NaN or infinity already may stay so.
+        dtype: that it is to be cast to.
+    """
+    if float(ml_dtypes.finfo(dtype).max) >= float(ml_dtypes.finfo(array.dtype).max):
+        return
+    # Rounding keeps order: if the largest stays finite, all do.
+    largest = np.abs(array[np.isfinite(array)]).max(initial=0)
+    with np.errstate(over="ignore"):
+        fits = np.isfinite(largest.astype(dtype))
+    if not fits:
+        raise UserError(
+            f"{name} has a number of magnitude {float(largest):.6g}, which is infinity in "
+            f"{np.dtype(dtype)}: choose another param_dtype ('float32', or 'source' for that of "
+            "the file)"
+        )
 
 
 def inward(

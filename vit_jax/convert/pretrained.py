@@ -18,6 +18,7 @@ from vit_jax.convert.adapt import Adaptation, adapt
 from vit_jax.convert.folder import Model
 from vit_jax.convert.layouts import Source
 from vit_jax.convert.layouts.base import DIALECT, differing
+from vit_jax.convert.mapping import check_range
 from vit_jax.convert.rules import Table
 from vit_jax.convert.source import (
     Identity,
@@ -261,6 +262,8 @@ def _cast(model: Model, dtype: Any) -> Model:
     """The model in another dtype, if one is asked for."""
     if dtype in (None, "source"):
         return model
+    for path, leaf in traverse_util.flatten_dict(model.params, sep="/").items():
+        check_range(path, leaf, jnp.dtype(dtype))
     tree = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), model.params)
     return dataclasses.replace(model, params=tree, module=model.module.clone(param_dtype=dtype))
 
