@@ -43,8 +43,8 @@ def get_config() -> ConfigDict:
     config.data.batch_size = 1024
     # RandAugment (9, 0.5) is table 9's, the rest of the authors' code: timm's crop, --reprob 0.25.
     config.data.train_transform = (
-        "inception_crop(scale=(0.08, 1.0))|flip|rand_augment('m9-mstd0.5-inc1')"
-        "|random_erasing(p=0.25)"
+        "inception_crop(scale=(0.08, 1.0))|flip"
+        "|rand_augment('m9-mstd0.5-inc1', fill=(124, 116, 104))|random_erasing(p=0.25)"
     )
     config.data.eval_transform = "resize_small(crop_pct=0.875)|center_crop"  # 256, then 224
     config.data.interpolation = "bicubic"

@@ -20,5 +20,6 @@ def get_config() -> ConfigDict:
     """The recipe."""
     config = load_config(Path(__file__).with_name("vit_s16_i1k.py"))
     config.model.name = "vit_base_patch16_224"
+    config.model.representation_size = 768  # as wide as the model, as in S/16
     config.model.scan = True
     return config

@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     config.model.pos_embed = "sincos_2d"  # the paper's section 3
     config.model.global_pool = "avg"  # mean of patches
     config.model.class_token = False
+    config.model.representation_size = 384  # the authors' rep_size: a tanh layer before the head
     config.model.dtype = "bfloat16"
 
     config.data.source = "tfds:imagenet2012"

@@ -362,6 +362,7 @@ def test_version_2_computes_its_biases_for_another_window():
 @pytest.mark.parametrize(
     "options, message",
     [
+        (dict(window_size=((3, 3), (7, 7))), r"window of stage 1, \(7, 7\), is larger"),
         (dict(window_size=7), r"window_size=7 is larger than the map of \(6, 6\) tokens"),
         (dict(window_size=(3, 7)), r"window_size=\(3, 7\) is larger than the map"),
         (dict(window_size=(3, 3, 3)), "window_size=.*expected one number, a pair, or one of these"),

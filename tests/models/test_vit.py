@@ -741,3 +741,21 @@ def test_logical_axes_name_every_parameter():
     assert axes["params"]["encoder"]["blocks_0"]["mlp"]["fc1"]["kernel"] == ("embed", "mlp")
     stacked = logical_axes(build(scan=True), x)["params"]["encoder"]["blocks"]
     assert stacked["attn"]["proj"]["kernel"] == ("layers", "heads", "head_dim", "embed")
+
+
+def test_stochastic_depth_may_be_the_same_in_all_blocks():
+    """With a rate near 1 only blocks whose rate is 0 leave a trace: the first one, or none."""
+    options = dict(TINY, drop_path_rate=1 - 1e-7)
+    images = jnp.ones((1, 16, 16, 3))
+    for ramp in (True, False):
+        module = vit_jax.create_model("vit_tiny_patch16_224", **options, drop_path_ramp=ramp)
+        variables = module.init(jax.random.key(0), images)
+        _, seen = module.apply(
+            variables,
+            images,
+            train=True,
+            rngs={"dropout": jax.random.key(1)},
+            capture=("embedding", "tokens"),
+        )
+        moved = bool(jnp.any(seen.tokens[0] != seen.embedding))
+        assert moved == ramp

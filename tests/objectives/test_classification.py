@@ -49,6 +49,10 @@ def start(objective, batch):
         ({"label_smoothing": 0.2}, lambda x, y: losses.softmax_cross_entropy(x, y, 0.2)),
         ({"loss": "sigmoid"}, lambda x, y: losses.sigmoid_cross_entropy(x, y)),
         (
+            {"loss": "sigmoid", "target_threshold": 0.0},
+            lambda x, y: losses.sigmoid_cross_entropy(x, y, target_threshold=0.0),
+        ),
+        (
             {"loss": "sigmoid", "label_smoothing": 0.1, "class_reduction": "sum"},
             lambda x, y: losses.sigmoid_cross_entropy(x, y, 0.1, "sum"),
         ),
@@ -114,6 +118,8 @@ def test_mistakes_in_the_config_are_named():
         "did you mean 'softmax'": {"loss": "softmx"},
         "label_smoothing is 1.0": {"label_smoothing": 1.0},
         "class_reduction is 'max'": {"class_reduction": "max"},
+        "target_threshold is 0.0 with loss='softmax'": {"target_threshold": 0.0},
+        "target_threshold is 1.0": {"loss": "sigmoid", "target_threshold": 1.0},
     }
     for message, options in cases.items():
         with pytest.raises(ValueError, match=message):
@@ -127,6 +133,7 @@ def test_defaults_are_those_of_the_builder():
         "loss": "softmax",
         "label_smoothing": 0.0,
         "class_reduction": "mean",
+        "target_threshold": None,
         **dataclasses.asdict(Mixing()),
     }
     assert not Mixing().active

@@ -94,3 +94,13 @@ def test_models_that_have_not_one_head(options, message):
     module = vit_jax.create_model("vit_tiny_patch16_224", **{**MODEL, **options})
     with pytest.raises(UserError, match=message):
         build_linear_probe(module)
+
+
+def test_statistics_of_a_model_in_bfloat16_are_in_float32():
+    module = vit_jax.create_model("vit_tiny_patch16_224", **MODEL, dtype="bfloat16")
+    objective = build_linear_probe(module)
+    batch = batch_of(np.random.default_rng(0))
+    params, extra = objective.init(jax.random.key(0), batch)
+    _, (_, extra) = objective.loss(params, extra, batch, jax.random.key(0), 0)
+    features = np.asarray(module.clone(num_classes=0).apply({"params": params}, batch["image"]))
+    np.testing.assert_allclose(extra["mean"], 0.1 * features.astype(np.float64).mean(0), rtol=1e-5)

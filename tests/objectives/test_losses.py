@@ -215,3 +215,19 @@ def test_a_row_with_a_nan_is_wrong():
     np.testing.assert_array_equal(
         losses.top_k_correct(logits, jnp.array([0, 0, 0]), 2), [0.0, 0.0, 1.0]
     )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("threshold", [0.0, 0.2])
+def test_thresholded_targets_are_timms(smoothing, threshold):
+    """Of mixed labels: every class with more than the threshold is right."""
+    logits = np.array([[1.0, -1.0, -2.0, -2.0], [0.3, 0.2, -0.1, 4.0]])
+    labels = np.array([[0.7, 0.3, 0.0, 0.0], [0.1, 0.0, 0.0, 0.9]])
+    smoothed = labels * (1 - smoothing) + smoothing / 4
+    theirs = timm_loss.BinaryCrossEntropy(0.0, target_threshold=threshold)
+    expected = theirs(torch.tensor(logits), torch.tensor(smoothed))
+    with jax.enable_x64(True):
+        ours = losses.sigmoid_cross_entropy(
+            jnp.asarray(logits), jnp.asarray(labels), smoothing, target_threshold=threshold
+        )
+        np.testing.assert_allclose(ours.mean(), expected, rtol=1e-12)

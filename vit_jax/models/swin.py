@@ -245,6 +245,20 @@ class SwinTransformer(PlainModule):
             )
         return tuple((size, size) if size else own for size, own in zip(sizes, self.windows()))
 
+    def _check_given_windows(self) -> None:
+        """Raises UserError where a window that is given for one stage is larger than its map.
+
+        One size for all stages shrinks to the last maps instead, as in timm.
+        """
+        if len(set(self.wanted_windows())) == 1:
+            return
+        for i, (window, grid) in enumerate(zip(self.wanted_windows(), self.grids())):
+            if window[0] > grid[0] or window[1] > grid[1]:
+                raise UserError(
+                    f"window_size={self.window_size}: the window of stage {i}, {window}, is larger "
+                    f"than its map of {grid} tokens; give one of at most that size"
+                )
+
     def check(self) -> None:
         """Raises UserError where hyper-parameters are out of range or contradict each other."""
         super().check()
@@ -266,6 +280,7 @@ class SwinTransformer(PlainModule):
                 f"img_size={self.img_size} and patch_size={self.patch_size} give: use a window of "
                 "at most that size, smaller patches or larger images"
             )
+        self._check_given_windows()
         self.trained_windows()
         if self.version == 1 and np.any(self.pretrained_window_sizes):
             raise UserError(

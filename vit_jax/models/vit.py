@@ -157,6 +157,7 @@ class VisionTransformer(PlainModule):
         proj_drop_rate: dropout after each projection and in the MLP.
         attn_drop_rate: dropout of attention weights.
         drop_path_rate: stochastic depth of the last block.
+        drop_path_ramp: it grows linearly from 0 at the first; else all have the same (DeiT III).
         scan: one traced block for all (see `layers.encoder`).
         remat: rematerialisation of blocks: "none", "full" or a policy's name.
         attn_backend: see `layers.attention`.
@@ -213,6 +214,7 @@ class VisionTransformer(PlainModule):
     proj_drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.0
+    drop_path_ramp: bool = True
     scan: bool = False
     remat: str = "none"
     attn_backend: str = "auto"
@@ -333,6 +335,7 @@ class VisionTransformer(PlainModule):
             depth=self.depth,
             block=self._block(),
             drop_path_rate=self.drop_path_rate,
+            first_drop_path_rate=0.0 if self.drop_path_ramp else self.drop_path_rate,
             scan=self.scan,
             remat=self.remat,
         )

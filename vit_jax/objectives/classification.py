@@ -94,6 +94,7 @@ def build_classification(
     loss: str = "softmax",
     label_smoothing: float = 0.0,
     class_reduction: losses.ClassReduction = "mean",
+    target_threshold: float | None = None,
     mixup_alpha: float = 0.0,
     cutmix_alpha: float = 0.0,
     cutmix_minmax: tuple[float, float] | None = None,
@@ -109,6 +110,7 @@ def build_classification(
       loss: "softmax" or "sigmoid" cross-entropy.
       label_smoothing: share of every label spread over all classes, in training only.
       class_reduction: "mean" or "sum" over the classes, for the sigmoid loss.
+      target_threshold: see `losses.sigmoid_cross_entropy`, for the sigmoid loss; None: off.
       mixup_alpha: this and the following: mixup and CutMix, see `mixing.Mixing`; off by default.
       cutmix_alpha: see there.
       cutmix_minmax: see there.
@@ -134,12 +136,15 @@ def build_classification(
         mixup_mode,
         mixup_correct_lam,
     )
-    loss_of = example_loss(loss, label_smoothing, class_reduction)
+    loss_of = example_loss(loss, label_smoothing, class_reduction, target_threshold)
     return Classification(module, loss_of, label_smoothing, mixing)
 
 
 def example_loss(
-    loss: str, label_smoothing: float, class_reduction: losses.ClassReduction
+    loss: str,
+    label_smoothing: float,
+    class_reduction: losses.ClassReduction,
+    target_threshold: float | None = None,
 ) -> ExampleLoss:
     """Returns (logits, labels, label_smoothing) -> (b,), once the options are looked at.
 
@@ -147,6 +152,7 @@ def example_loss(
       loss: see `build_classification`.
       label_smoothing: see there.
       class_reduction: see there.
+      target_threshold: see there.
 
     Raises:
       UserError: see there.
@@ -160,6 +166,15 @@ def example_loss(
         raise UserError(
             f"config.objective.class_reduction is {class_reduction!r}; expected 'mean' or 'sum'"
         )
+    if target_threshold is not None and not (loss == "sigmoid" and 0 <= target_threshold < 1):
+        raise UserError(
+            f"config.objective.target_threshold is {target_threshold} with loss={loss!r}; expected "
+            "0 <= t < 1 and loss='sigmoid', or None"
+        )
     if loss == "softmax":
         return losses.softmax_cross_entropy
-    return functools.partial(losses.sigmoid_cross_entropy, class_reduction=class_reduction)
+    return functools.partial(
+        losses.sigmoid_cross_entropy,
+        class_reduction=class_reduction,
+        target_threshold=target_threshold,
+    )

@@ -19,6 +19,7 @@ from vit_jax.objectives.base import Batch, Extra, Metrics, Objective, Params
 
 MOMENTUM = 0.1  # weight of a batch in the running statistics, as in PyTorch's BatchNorm1d
 EPSILON = 1e-6
+HEAD_STD = 0.01  # of the classifier at the start, as in the authors' main_linprobe.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,16 @@ class LinearProbe(Objective):
         return ("head/*",)
 
     def init(self, rng: jax.Array, batch: Batch) -> tuple[Params, Extra]:
-        """Returns the module's parameters, and statistics that change nothing."""
+        """Returns the module's parameters, a head that is drawn, and statistics of no effect.
+
+        The head starts from a normal distribution as the authors' does: LARS makes a step as long
+        as the weights are, which for a head of zeros is another training.
+        """
         params, _ = super().init(rng, batch)
+        kernel = params["head"]["kernel"]
+        draw = nn.initializers.truncated_normal(HEAD_STD)
+        drawn = draw(jax.random.fold_in(rng, 1), kernel.shape, kernel.dtype)
+        params = {**params, "head": {**params["head"], "kernel": drawn}}
         if not self.batch_norm:
             return params, {}
         width = params["head"]["kernel"].shape[0]
@@ -60,13 +69,15 @@ class LinearProbe(Objective):
         return params, {"mean": (None,), "var": (None,)} if self.batch_norm else {}
 
     def features(self, params: Params, images: jax.Array) -> jax.Array:
-        """Returns what the head sees, `(b, d)`; without a gradient.
+        """Returns what the head sees, `(b, d)`, in at least float32; without a gradient.
 
         Args:
           params: of the module.
           images: (b, h, w, c), normalised.
         """
         found = self.module.clone(num_classes=0).apply({"params": params}, images)
+        # Statistics of a batch in bfloat16 would be a tenth of a standard deviation off.
+        found = found.astype(jnp.promote_types(found.dtype, jnp.float32))
         return jax.lax.stop_gradient(found)
 
     def loss(

@@ -103,6 +103,7 @@ def _features(module: Any, normalize: Normalize, replicated: Any) -> Callable[..
                 f"features are {found.shape[1:]} for each image, expected one vector: choose "
                 "another config.model.global_pool"
             )
+        found = found.astype(jnp.promote_types(found.dtype, jnp.float32))
         found = found / jnp.linalg.norm(found, axis=-1, keepdims=True)
         return found, batch["label"], batch["mask"] > 0
 

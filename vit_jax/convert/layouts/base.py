@@ -29,6 +29,7 @@ RUNTIME = frozenset(
         "proj_drop_rate",
         "attn_drop_rate",
         "drop_path_rate",
+        "drop_path_ramp",
         "scan",
         "remat",
         "attn_backend",
