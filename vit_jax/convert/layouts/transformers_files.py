@@ -5,6 +5,7 @@ those defaults (a test compares them with the library's).
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,26 @@ RANGES = {
 }
 SCALE = 1 / 255  # what Transformers multiplies pixels by before mean and std
 RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+# Whether a single number in "size" is the picture's shorter side, by what the class is called in
+# front of "ImageProcessor"; else it is both sides. Others are left out, among them SigLIP's, which
+# cuts nothing off afterwards, so that its pictures would keep their shapes, and ConvNeXt's, which
+# enlarges it by a share of its own.
+SHORTER_SIDE = {"Bit": True, "CLIP": True, "DeiT": False, "ViT": False}
+# The classes where a file names none, by `model_type`, as `AutoImageProcessor` chooses them; towers
+# and models with registers, which it does not know, have those of the models beside them.
+PROCESSORS = {
+    "clip": "CLIP",
+    "clip_vision_model": "CLIP",
+    "deit": "DeiT",
+    "dinov2": "Bit",
+    "dinov2_with_registers": "Bit",
+    "swin": "ViT",
+    "swinv2": "ViT",
+    "vit": "ViT",
+    "vit_mae": "ViT",
+}
+NAMED = re.compile(r"(\w+)(?:FeatureExtractor|ImageProcessor)(?:Fast|Pil)?")
+TEXT = ranges.Range("a name", lambda x: isinstance(x, str))
 
 
 def read_common(config: Settings) -> dict[str, Any]:
@@ -131,7 +152,9 @@ def read_preprocessing(source: Source) -> Preprocessing | None:
     edge, shortest = _side(processor, "size")
     kept = edge
     if _flag(processor, "do_center_crop", "crop_size" in processor):
-        kept, _ = _side(processor, "crop_size")
+        kept, _ = _side(processor, "crop_size")  # one number is both sides here, whatever the class
+    if shortest is None:
+        shortest = _is_shorter_side(processor, source.settings())
     mode = "center_floor" if shortest else "squash"
     return Preprocessing(tuple(mean), tuple(std), RESAMPLE[kernel], share(kept, edge), mode)
 
@@ -140,19 +163,47 @@ def _flag(processor: Settings, key: str, default: bool) -> bool:
     return processor.get(key, ranges.TRUE_OR_FALSE, default)
 
 
-def _side(processor: Settings, key: str) -> tuple[int, bool]:
+def _side(processor: Settings, key: str) -> tuple[int, bool | None]:
     """Height of a size in pixels, and whether it is that of a picture's shorter side.
 
-    It is one number (the shorter side), {"shortest_edge": ...} or {"height": ..., "width": ...}.
+    It is {"shortest_edge": ...}, {"height": ..., "width": ...} or one number, which does not say it
+    (None).
     """
     found = processor.get(key, SIDES)
     if not isinstance(found, Mapping):
-        return found, True
+        return found, None
     sides = processor.part(key)
     if "shortest_edge" in sides:
         return sides.get("shortest_edge", ranges.whole(1)), True
     sides.get("width", ranges.whole(1))
     return sides.get("height", ranges.whole(1)), False
+
+
+def _is_shorter_side(processor: Settings, config: Settings) -> bool:
+    """Whether one number in "size" is a picture's shorter side, which the class decides.
+
+    Older files have such numbers. The class is in the file, or is that of `model_type` in the
+    model's configuration.
+
+    Raises:
+        UserError: neither names a class for which it is known.
+    """
+    keys = [k for k in ("image_processor_type", "feature_extractor_type") if k in processor]
+    if keys:
+        name = processor.get(keys[0], TEXT)
+        match = NAMED.fullmatch(name)
+        kind, said = match and match[1], f"of {name}"
+    else:
+        model = config.get("model_type", TEXT, "")
+        kind, said = PROCESSORS.get(model), f"of an unnamed processor for model_type={model!r}"
+    if kind not in SHORTER_SIDE:
+        raise processor.error(
+            "size",
+            f'it is not known what one number is to the pictures {said}: write {{"height": ..., '
+            '"width": ...} for pictures that are resized to just that, or {"shortest_edge": ...} '
+            "for the shorter side of those that keep their proportions",
+        )
+    return SHORTER_SIDE[kind]
 
 
 def share(kept: int, edge: int) -> float:

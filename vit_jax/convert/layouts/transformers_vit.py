@@ -29,7 +29,7 @@ from vit_jax.models.vit import VisionTransformer
 
 USUAL = {
     "vit": Preprocessing(HALF, HALF, "bilinear", 1.0, "squash"),
-    "deit": dataclasses.replace(IMAGENET, crop_mode="center_floor"),
+    "deit": dataclasses.replace(IMAGENET, crop_mode="squash"),
 }
 DEFAULTS = dict(
     hidden_size=768,
