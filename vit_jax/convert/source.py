@@ -15,6 +15,7 @@ from vit_jax.convert.layouts import LAYOUTS, Layout, Source
 from vit_jax.convert.layouts.base import DIALECT, RUNTIME, Json, differing
 from vit_jax.convert.layouts.npz import unstacked
 from vit_jax.convert.layouts.openai_clip import CONFIG as OPEN_CLIP
+from vit_jax.convert.layouts.timm_config import unregistered
 from vit_jax.convert.mapping import MismatchError
 from vit_jax.convert.nearest import mismatch, nearest, unexplained
 from vit_jax.convert.readers import read_json, read_tensors
@@ -168,9 +169,17 @@ def _told(
             source,
             layout,
             f"{source.path} has names of the layout {layout.name!r} ({layout.family}) and is none "
-            f"of its models: {error}",
+            f"of its models: {error}{_architecture(source)}",
             given,
         ) from error
+
+
+def _architecture(source: Source) -> str:
+    """What an error says of an architecture that is not registered here; "" for others."""
+    name = unregistered(source)
+    if name is None:
+        return ""
+    return f"; its config.json says architecture={name!r}, which is not registered here"
 
 
 def in_words(model: str | PlainModule) -> str:
@@ -181,8 +190,9 @@ def in_words(model: str | PlainModule) -> str:
 def _nameless(source: Source, layout: Layout, told: Mapping[str, Any]) -> UserError:
     """The error of a source that needs a name: those that it may be, or what it is nearest to."""
     cause = (
-        f"{source.path} does not say which model it is of: its names are those of the layout "
-        f"{layout.name!r}, but heads, epsilons and activations leave no trace in the tensors. "
+        f"{source.path} does not say which model it is of{_architecture(source)}: its names are "
+        f"those of the layout {layout.name!r}, but heads, epsilons and activations leave no trace "
+        "in the tensors. "
     )
     unnamed = (
         "For sizes without a name, give a name and what differs (--model-arg KEY=VALUE, or "
@@ -238,7 +248,7 @@ def explained(source: Source, identity: Identity) -> Iterator[None]:
 
 def _reasons(source: Source, identity: Identity, mismatched: bool) -> Iterator[str]:
     layout, name = identity.layout, identity.name
-    if source.config is not None:
+    if source.config is not None and unregistered(source) is None:
         said = ", ".join(f"{key}={value!r}" for key, value in identity.hyper_parameters.items())
         yield f"the model is as {source.folder / source.config_name} says: {said}"
         left_out = ", ".join(f"{key}={value!r}" for key, value in layout.assumed(source).items())
@@ -319,4 +329,5 @@ def _check_agrees(
         hint = f"; it may be {listed(likely)}" if likely else ""
         given = {**hyper_parameters, "num_classes": told["num_classes"]}
         cause = f"{source.path} is not {in_words(model)}: it has {text}{hint}"
+        cause += _architecture(source)
         raise mismatch(source, layout, cause, (in_words(model), given))

@@ -10,7 +10,11 @@ from typing import Any
 
 from vit_jax import ranges
 from vit_jax.convert.layouts.base import Json, Layout, Source, square
-from vit_jax.convert.layouts.timm_config import read_timm_preprocessing
+from vit_jax.convert.layouts.timm_config import (
+    architecture_of,
+    read_timm_preprocessing,
+    unregistered,
+)
 from vit_jax.convert.rules import Rule, Table, same
 from vit_jax.errors import UserError
 from vit_jax.models import registry
@@ -49,17 +53,13 @@ def _norm(source: str, target: str) -> Iterator[Rule]:
 
 
 def _claims(source: Source) -> bool:
-    if source.config is not None:
-        name = _name(source.config)
+    if source.config is not None and not unregistered(source):
+        name = architecture_of(source.config)
         return name in registry.list_models() and registry.model_spec(name).module is ResNetV2
     # The others of timm's ResNetV2s have batch norms, deeper stems or blocks of two convolutions.
     names = source.tensors
     wanted = ("stem.conv.weight", "stages.0.blocks.0.norm3.weight")
     return all(name in names for name in wanted) and "norm.running_mean" not in names
-
-
-def _name(config: Json) -> str:
-    return str(config.get("architecture", "")).split(".")[0]
 
 
 def _read(source: Source) -> tuple[dict[str, Any], bool]:
@@ -83,7 +83,7 @@ def _read(source: Source) -> tuple[dict[str, Any], bool]:
         if "input_size" in cfg:
             size = cfg.get("input_size", ranges.several(ranges.whole(1), 3))
             found["img_size"] = square(tuple(size[1:]))
-    return found, True
+    return found, unregistered(source) is None
 
 
 def _write_files(module: ResNetV2, prep: Preprocessing) -> dict[str, Json]:

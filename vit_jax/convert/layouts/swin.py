@@ -19,10 +19,12 @@ from vit_jax import ranges
 from vit_jax.convert.layouts.base import Json, Layout, Source, square
 from vit_jax.convert.layouts.timm_config import (
     POOLS,
+    architecture_of,
     assumed,
     hashable,
     read_arguments,
     read_timm_preprocessing,
+    unregistered,
 )
 from vit_jax.convert.layouts.transformers_files import (
     ACTIVATION,
@@ -227,6 +229,10 @@ SHARED = frozenset(
     ]
 )
 OF_VERSION_2 = frozenset(["pretrained_window_sizes", "act_layer"])
+# Of images that have not the model's own size; "always_partition" also of grids within one window.
+OTHER_SIZES = dict.fromkeys(
+    ("strict_img_size", "dynamic_img_size", "always_partition"), ranges.TRUE_OR_FALSE
+)
 ARCHITECTURES = {1: "swin_tiny_patch4_window7_224", 2: "swinv2_tiny_window8_256"}
 
 
@@ -240,12 +246,10 @@ def _is_original(source: Source) -> bool:
 def _is_timm(source: Source) -> bool:
     if source.config is None:
         return f"{FIRST}norm1.weight" in source.tensors and not _is_original(source)
-    name = _name(source.config)
+    if unregistered(source):
+        return f"{FIRST}norm1.weight" in source.tensors
+    name = architecture_of(source.config)
     return name in registry.list_models() and registry.model_spec(name).module is SwinTransformer
-
-
-def _name(config: Json) -> str:
-    return str(config.get("architecture", "")).split(".")[0]
 
 
 def measure(source: Source, head: str) -> dict[str, Any]:
@@ -273,11 +277,33 @@ def measure(source: Source, head: str) -> dict[str, Any]:
 def _read_timm(source: Source) -> tuple[dict[str, Any], bool]:
     if source.config is None:
         return measure(source, TIMM.head), False
-    names = _arguments(registry.model_spec(_name(source.config)).hyper_parameters.get("version", 1))
-    spec, arguments = read_arguments(source, names)
-    shapes, head = source.shapes(), f"{TIMM.head}.weight"
-    classes = shapes.of(head, 2)[0] if head in shapes else 0
-    return {**spec.hyper_parameters, **arguments, "num_classes": classes}, True
+    measured = measure(source, TIMM.head)
+    names = _arguments(measured["version"])
+    spec, arguments = read_arguments(source, SwinTransformer, names, OTHER_SIZES)
+    partition = arguments.pop("always_partition", False)
+    for name in set(OTHER_SIZES) & set(arguments):
+        del arguments[name]
+    if spec is None:
+        return {**arguments, **measured}, False
+    found = {**spec.hyper_parameters, **arguments, "num_classes": measured["num_classes"]}
+    if partition:
+        _check_partition(source, SwinTransformer(**found))
+    return found, True
+
+
+def _check_partition(source: Source, module: SwinTransformer) -> None:
+    """Raises UserError for windows that timm shifts although they cover the whole grid."""
+    wide = [
+        grid
+        for grid, window in zip(module.grids(), module.wanted_windows())
+        if any(side <= width for side, width in zip(grid, pair(window)))
+    ]
+    if wide:
+        raise source.settings().error(
+            "model_args",
+            f"always_partition is for grids larger than their windows; those of {wide} are not, "
+            "and this library takes such a grid as one window without shift",
+        )
 
 
 def _arguments(version: int) -> frozenset[str]:

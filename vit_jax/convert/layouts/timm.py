@@ -177,20 +177,25 @@ def _prefix(source: Source) -> str:
 
 
 def _is_deit3(source: Source) -> bool:
-    return "blocks.0.gamma_1" in source.tensors and "cls_token" in source.tensors
+    known = "blocks.0.gamma_1" in source.tensors and "cls_token" in source.tensors
+    return known and "architecture" not in (source.config or {})
 
 
 def _is_dinov2(source: Source) -> bool:
     first = _dinov2_block(source, 0)
-    return "mask_token" in source.tensors and f"{first}.ls1.gamma" in source.tensors
+    known = "mask_token" in source.tensors and f"{first}.ls1.gamma" in source.tensors
+    return known and "architecture" not in (source.config or {})
 
 
 def _read_timm(source: Source) -> tuple[dict[str, Any], bool]:
     if source.config is None:
         return measure(source), False
-    spec, arguments = read_arguments(source, SHARED, {"norm_layer": ranges.one_of(NORMS)})
+    more = {"norm_layer": ranges.one_of(NORMS)}
+    spec, arguments = read_arguments(source, VisionTransformer, SHARED, more)
+    arguments.update(NORMS.get(arguments.pop("norm_layer", None), {}))
+    if spec is None:
+        return {**arguments, **measure(source)}, False
     found = dict(spec.hyper_parameters)
-    found.update(NORMS.get(arguments.pop("norm_layer", None), {}))
     if found.get("mlp_layer") == "swiglu" and "mlp_ratio" in arguments:
         arguments["mlp_ratio"] /= 2  # timm counts gate and value together
     found.update(arguments)

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax import ranges
-from vit_jax.convert.layouts.base import Json, Source
+from vit_jax.convert.layouts.base import RUNTIME, Json, Source
 from vit_jax.convert.settings import read_preprocessing
 from vit_jax.models import registry
+from vit_jax.models.partitioning import PlainModule
 from vit_jax.models.registry import IMAGENET, ModelSpec, Preprocessing
-from vit_jax.naming import unknown
 from vit_jax.ranges import Range
 
 POOLS = {"": "none"}  # timm's names that are others here
@@ -19,35 +19,60 @@ UNCOVERED = {
 }
 
 
-def argument_ranges(spec: ModelSpec, names: frozenset[str]) -> dict[str, Range]:
-    """What the arguments `names` may be, and "global_pool", which all of timm's models have."""
-    fields = spec.module.field_ranges()
+# Arguments of how weights are drawn, which nothing that is computed with stored ones depends on.
+NOT_COMPUTED: dict[str, Range] = {"weight_init": ranges.TEXT, "fix_init": ranges.TRUE_OR_FALSE}
+RATES = frozenset(name for name in RUNTIME if name.endswith("_rate"))
+
+
+def architecture_of(config: Json) -> str:
+    """The name of timm's model without the tag of its weights; "" where there is none."""
+    return str(config.get("architecture", "")).split(".")[0]
+
+
+def unregistered(source: Source) -> str | None:
+    """The architecture that a configuration names, where this library has none of that name."""
+    if source.config is None or "architecture" not in source.config:
+        return None
+    given = architecture_of(source.config)
+    return None if UNCOVERED.get(given, (given,))[0] in registry.list_models() else given
+
+
+def argument_ranges(module: type[PlainModule], names: frozenset[str]) -> dict[str, Range]:
+    """What the arguments `names` may be, and those that all of timm's models have."""
+    fields = module.field_ranges()
     pool = ranges.either(ranges.one_of(POOLS), fields["global_pool"])
-    return {**{name: fields[name] for name in names}, "global_pool": pool}
+    known = {name: fields[name] for name in names | (RATES & set(fields))}
+    return {**known, "global_pool": pool, **NOT_COMPUTED}
 
 
 def read_arguments(
-    source: Source, names: frozenset[str], more: Mapping[str, Range] | None = None
-) -> tuple[ModelSpec, dict[str, Any]]:
+    source: Source,
+    module: type[PlainModule],
+    names: frozenset[str],
+    more: Mapping[str, Range] | None = None,
+) -> tuple[ModelSpec | None, dict[str, Any]]:
     """The spec of the name that a configuration gives, and the arguments that it gives beside it.
 
     The number of classes is not among them: the head has it.
 
     Args:
         source: with a configuration.
+        module: of the layout.
         names: the arguments that mean the same here.
         more: what others may be, by name.
 
+    Returns:
+        The spec, None for a name that is not registered; and the arguments.
+
     Raises:
-        UserError: an unknown name or argument, or a value that is none; names the file.
+        UserError: an unknown argument, or a value that is none; names the file.
     """
     config = source.settings()
     given = config.get("architecture", ranges.TEXT).split(".")[0]
     name, found = UNCOVERED.get(given, (given, {}))
-    if name not in registry.list_models():
-        raise config.error("architecture", unknown("model", name, registry.list_models()))
-    spec, arguments = registry.model_spec(name), config.part("model_args")
-    allowed = {**argument_ranges(spec, names), **(more or {})}
+    spec = None if unregistered(source) else registry.model_spec(name)
+    arguments = config.part("model_args")
+    allowed = {**argument_ranges(module, names), **(more or {})}
     strange = sorted(set(arguments.values) - set(allowed))
     if strange:
         raise config.error(
@@ -59,13 +84,14 @@ def read_arguments(
         found["global_pool"] = config.get("global_pool", allowed["global_pool"])
     if "global_pool" in found:
         found["global_pool"] = POOLS.get(found["global_pool"], found["global_pool"])
-    found.pop("num_classes", None)
+    for key in ("num_classes", *NOT_COMPUTED):
+        found.pop(key, None)
     return spec, {key: hashable(value) for key, value in found.items()}
 
 
 def assumed(source: Source, names: frozenset[str]) -> Json:
     """What stands for the arguments that a configuration leaves out: the choices of its name."""
-    if source.config is None:
+    if source.config is None or unregistered(source):
         return {}
     config = source.settings()
     given = config.get("architecture", ranges.TEXT).split(".")[0]
