@@ -90,8 +90,6 @@ def _read(kind: str, source: Source) -> tuple[dict[str, Any], bool]:
         registers = config.get("num_register_tokens", ranges.whole(1))
         found.update(reg_tokens=registers, no_embed_reg=True)
         found["pos_resample"] = "bicubic_antialias"
-    else:
-        found["pos_resample"] = "bicubic"
     shapes, head = source.shapes(), "classifier.weight"
     found["num_classes"] = shapes.of(head, 2)[0] if head in shapes else 0
     if head in shapes:  # class token and mean of patches, side by side

@@ -84,6 +84,7 @@ def read_common(config: Settings) -> dict[str, Any]:
     for name in ("img_size", "patch_size"):
         found[name] = square(found[name])
     found["act_layer"] = ACTIVATIONS[config.get("hidden_act", ACTIVATION)]
+    found["pos_resample"] = "bicubic"  # what interpolate_pos_encoding=True does in most classes
     return found
 
 

@@ -18,8 +18,9 @@ beyond the border is the border's value.
 
 Which one a model was made with: timm, DINOv2 with registers and DINOv3 take antialias; DINO and
 DINOv2 without registers (Caron et al. 2021, Oquab et al. 2023: `interpolate_pos_encoding`) the
-offset, whose sampling positions follow the scale factor and not the sizes; Transformers' ViT,
-DINOv2 and CLIP plain bicubic; SigLIP 2 NaFlex bilinear with antialias.
+offset, whose sampling positions follow the scale factor and not the sizes; the authors of MAE and
+Transformers (ViT, DeiT, CLIP, SigLIP, ViTMAE, DINOv2 without registers) plain bicubic; SigLIP 2
+NaFlex bilinear with antialias.
 """
 
 import functools
