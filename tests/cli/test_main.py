@@ -2,7 +2,9 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 
+import numpy as np
 import pytest
 
 import vit_jax
@@ -98,6 +100,19 @@ def test_no_recipe_and_no_run(call, tmp_path):
     assert code == 2 and "no run in" in errors
     code, _, errors = call("train")
     assert code == 2 and "--config" in errors and "--workdir" in errors
+
+
+def test_warnings_are_sentences_without_source(call, tmp_path):
+    (tmp_path / "config.json").write_text('{"lr": 0.1}')
+    np.savez(tmp_path / "x.npz", kernel=np.ones(3))
+
+    before = warnings.showwarning
+    code, _, errors = call("convert", tmp_path / "x.npz", "--output", tmp_path / "out")
+    [first, *_] = errors.splitlines()
+    text = f"{tmp_path / 'config.json'} is not taken into account"
+    assert code == 2 and first.startswith(f"vit-jax: warning: {text}")
+    assert ".py:" not in errors and "UserWarning" not in errors
+    assert warnings.showwarning is before
 
 
 def test_a_file_is_no_workdir(call, tmp_path):

@@ -7,9 +7,13 @@ one, where it finds a difference.
 """
 
 import argparse
+import contextlib
+import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 import vit_jax
 from vit_jax.cli import convert, evaluate, export, knn, memory, train, validate
@@ -37,13 +41,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         memory.use_huge_pages()
     try:
-        return arguments.run(arguments, rest)
+        with _plain_warnings():
+            return arguments.run(arguments, rest)
     except UserError as error:
         print(f"vit-jax: error: {error}", file=sys.stderr)
         return _failed(2)
     except Exception:
         traceback.print_exc()
         return _failed(1)
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Prints this library's warnings to users as one sentence, without a line of source."""
+    ours = os.path.dirname(vit_jax.__file__) + os.sep
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if category is UserWarning and filename.startswith(ours) and file is None:
+                print(f"vit-jax: warning: {message}", file=sys.stderr)
+            else:
+                usual(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def _failed(code: int) -> int:
