@@ -15,7 +15,7 @@ from vit_jax.models import registry
 
 GAP = "vit_little_patch16_reg4_gap_256"  # one of timm's that has no name here
 BEIT = "beit_base_patch16_224"
-SWIN = "swin_s3_tiny_224"
+SWIN = "swin_mine_patch4_window2_32"
 TOWER = dict(img_size=32, patch_size=16, embed_dim=64, depth=2, num_heads=2)
 
 
