@@ -28,6 +28,7 @@ CORE = [
 TORCH = ["torch>=2.6", "timm>=1.0.31", "torchvision", "transformers>=5.0", "safetensors>=0.5"]
 TEST = [
     "pytest>=8",
+    "pytest-xdist>=3.6",
     "tensorboard>=2.19",  # its reader checks our event files
     "tensorflow-cpu>=2.20; platform_machine == 'x86_64'",  # installed to see that it stays unused
 ]
