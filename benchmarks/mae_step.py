@@ -5,13 +5,15 @@
 The encoder of a masked autoencoder sees a quarter of the patches. He et al. 2022, "Masked
 Autoencoders Are Scalable Vision Learners", section 4.1, "mask token", report 3.3 times fewer
 operations and 2.8 times less time for ViT-L, whose encoder is a larger part of the whole than that
-of the smaller models here. Compared are
+of the smaller models here. Compared, two and two, are
 
-    masked     the encoder on what the mask leaves, mask tokens in the decoder alone
-    all        the same model with mask tokens in the encoder: encoder and decoder on every token
+    masked          the encoder on what the mask leaves, mask tokens in the decoder alone
+    all             the same with mask tokens in the encoder: encoder and decoder on every token
+    encoder masked  the encoder on what the mask leaves, alone
+    encoder all     the encoder on every token, alone
 
 A step is loss and gradient of every parameter, of one batch of images. Seconds are the median over
-the rounds, in which the two alternate; memory is what XLA's compiled program needs beside
+the rounds, in which all alternate; memory is what XLA's compiled program needs beside
 parameters and images (`memory_analysis().temp_size_in_bytes`).
 """
 
@@ -29,6 +31,7 @@ import numpy as np
 
 import vit_jax
 from vit_jax.models import MaskedAutoencoder
+from vit_jax.models.mae import random_masking
 from vit_jax.objectives.mae import MaskedAutoencoding
 
 RESULTS = pathlib.Path(__file__).parent / "results/mae_step.json"
@@ -48,17 +51,40 @@ def all_tokens(module: MaskedAutoencoder, params: Any, images: jax.Array) -> jax
     return module.apply({"params": params}, method=forward)
 
 
+def encoder_all(module: MaskedAutoencoder, params: Any, images: jax.Array) -> jax.Array:
+    """A number that needs every token of the encoder, from every patch."""
+    return module.apply({"params": params}, images, method=lambda m, x: m.features(x)[0].sum())
+
+
+def encoder_masked(module: MaskedAutoencoder, params: Any, images: jax.Array) -> jax.Array:
+    """The same from the patches that the mask leaves."""
+    rows, columns = module.grid()
+    noise = jax.random.uniform(jax.random.key(0), (len(images), rows * columns))
+    kept = random_masking(noise, module.mask_ratio)[0]
+    return module.apply(
+        {"params": params}, images, method=lambda m, x: m.features(x, kept=kept)[0].sum()
+    )
+
+
 def masked(module: MaskedAutoencoder, params: Any, images: jax.Array) -> jax.Array:
     """The loss of `vit_jax.objectives.mae`."""
     objective = MaskedAutoencoding(module)
     return objective.loss(params, {}, {"image": images}, jax.random.key(0), jnp.int32(0))[0]
 
 
+KINDS = {
+    "masked": masked,
+    "all": all_tokens,
+    "encoder masked": encoder_masked,
+    "encoder all": encoder_all,
+}
+
+
 class Compiled:
     """A step of one kind, and what was measured of it."""
 
     def __init__(self, kind: str, module: MaskedAutoencoder, batch: int):
-        loss = {"masked": masked, "all": all_tokens}[kind]
+        loss = KINDS[kind]
         size = vit_jax.models.vit.pair(module.img_size)
         images = jax.ShapeDtypeStruct((batch, *size, module.in_chans), "float32")
         params = jax.eval_shape(module.init, jax.random.key(0), images)["params"]
@@ -80,14 +106,20 @@ class Compiled:
 
 
 def flops(module: MaskedAutoencoder) -> dict[str, int]:
-    """Operations of one image's forward pass, of both kinds."""
+    """Operations of one image's forward pass, of every kind."""
     rows, columns = module.grid()
     tokens = rows * columns + module.num_prefix_tokens
     kept = int(rows * columns * (1 - module.mask_ratio)) + module.num_prefix_tokens
     d, hidden = module.embed_dim, module.mlp_hidden
     blocks = [module.depth * module.block_flops(n, d, hidden) for n in (kept, tokens)]
     rest = 2 * (tokens - kept) * d * module.decoder_embed_dim  # the decoder's first layer
-    return {"masked": module.flops(), "all": module.flops() - blocks[0] + blocks[1] + rest}
+    patches = module.patch_flops(*vit_jax.models.vit.pair(module.img_size))
+    return {
+        "masked": module.flops(),
+        "all": module.flops() - blocks[0] + blocks[1] + rest,
+        "encoder masked": patches + blocks[0],
+        "encoder all": patches + blocks[1],
+    }
 
 
 def measure(
@@ -98,16 +130,16 @@ def measure(
     for name in names:
         for size in sizes:
             module = vit_jax.create_model(name, img_size=size, dtype=dtype, scan=True)
-            both = [Compiled(kind, module, batch) for kind in ("masked", "all")]
-            for compiled in both:
+            every = [Compiled(kind, module, batch) for kind in KINDS]
+            for compiled in every:
                 compiled.run()  # warm
                 compiled.seconds.clear()
             for _ in range(rounds):
-                for compiled in both:
+                for compiled in every:
                     compiled.run()
             counted = flops(module)
             row: dict[str, Any] = {"model": name, "size": size, "batch": batch}
-            for compiled in both:
+            for compiled in every:
                 row[compiled.kind] = {
                     "seconds": statistics.median(compiled.seconds),
                     "lowest": min(compiled.seconds),
@@ -115,8 +147,10 @@ def measure(
                     "temporary_bytes": compiled.temporary,
                     "gflops_forward": counted[compiled.kind] / 1e9,
                 }
-            row["times_faster"] = row["all"]["seconds"] / row["masked"]["seconds"]
-            row["times_fewer_operations"] = counted["all"] / counted["masked"]
+            for of in ("", "encoder "):
+                some, full = f"{of}masked", f"{of}all"
+                row[f"{of}times faster"] = row[full]["seconds"] / row[some]["seconds"]
+                row[f"{of}times fewer operations"] = counted[full] / counted[some]
             rows.append(row)
             print(line(row), flush=True)
     return rows
@@ -127,9 +161,10 @@ def line(row: dict[str, Any]) -> str:
     memory = [row[kind]["temporary_bytes"] / 2**20 for kind in ("masked", "all")]
     return (
         f"{row['model']:24}{row['size']:5}  masked {row['masked']['seconds']:7.3f} s, all "
-        f"{row['all']['seconds']:7.3f} s: {row['times_faster']:.2f} times faster with "
-        f"{row['times_fewer_operations']:.2f} times fewer operations; memory {memory[0]:.0f} and "
-        f"{memory[1]:.0f} MiB"
+        f"{row['all']['seconds']:7.3f} s: {row['times faster']:.2f} times faster with "
+        f"{row['times fewer operations']:.2f} times fewer operations; memory {memory[0]:.0f} and "
+        f"{memory[1]:.0f} MiB; encoder alone {row['encoder times faster']:.2f} times faster with "
+        f"{row['encoder times fewer operations']:.2f} times fewer operations"
     )
 
 
