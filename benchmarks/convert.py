@@ -84,7 +84,7 @@ def torch_model(name: str, layout: str, source: pathlib.Path, output: pathlib.Pa
     if layout == "transformers .safetensors":
         model = transformers.ViTForImageClassification.from_pretrained(source)
         return model, touched(model.state_dict())
-    model = timm.create_model(name)
+    model = timm.create_model(name, num_classes=1000)  # as written; some names have no head
     if layout == "timm .pth":
         model.load_state_dict(torch.load(source, map_location="cpu", weights_only=True))
     else:
