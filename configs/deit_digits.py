@@ -5,8 +5,8 @@
 
 The student has a distillation token and learns from the run of `configs/resnet_digits.py`; the
 other numbers are ours, chosen for two CPU cores. It shows how distillation is run, not that it
-helps here: over three seeds it reached 97.1 % on average, the same student without token and
-teacher 97.4 %, and one picture of the 360 is 0.3 %.
+helps here: with 100 epochs, over three seeds, it reached 97.1 % on average and the same student
+without token and teacher 97.4 %; one picture of the 360 is 0.3 %.
 """
 
 from pathlib import Path
