@@ -15,7 +15,7 @@ from vit_jax.convert.layouts import LAYOUTS, Layout, Source
 from vit_jax.convert.layouts.base import DIALECT, RUNTIME, Json, differing
 from vit_jax.convert.layouts.npz import unstacked
 from vit_jax.convert.layouts.openai_clip import CONFIG as OPEN_CLIP
-from vit_jax.convert.layouts.timm_config import unregistered
+from vit_jax.convert.layouts.timm_config import architecture_of, unregistered
 from vit_jax.convert.mapping import MismatchError
 from vit_jax.convert.nearest import mismatch, nearest, unexplained
 from vit_jax.convert.readers import read_json, read_tensors
@@ -210,7 +210,7 @@ def _nameless(source: Source, layout: Layout, told: Mapping[str, Any]) -> UserEr
 def _name_of(source: Source, layout: Layout, told: Mapping[str, Any]) -> str | None:
     """The registered name of a source that tells everything, if it has one without a doubt."""
     likely = candidates(layout, told)
-    architecture = str((source.config or {}).get("architecture")).split(".")[0]
+    architecture = architecture_of(source.config or {})
     if architecture in likely:
         return architecture
     return likely[0] if len(likely) == 1 else None

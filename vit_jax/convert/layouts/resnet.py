@@ -14,13 +14,13 @@ from vit_jax.convert.layouts.timm_config import (
     architecture_of,
     read_timm_preprocessing,
     unregistered,
+    write_pretrained,
 )
 from vit_jax.convert.rules import Rule, Table, same
 from vit_jax.errors import UserError
 from vit_jax.models import registry
 from vit_jax.models.registry import Preprocessing
 from vit_jax.models.resnet import STEMS, ResNetV2
-from vit_jax.models.vit import pair
 
 CONV = "o i h w -> h w i o"
 HEAD = "head.fc"
@@ -99,19 +99,7 @@ def _write_files(module: ResNetV2, prep: Preprocessing) -> dict[str, Json]:
             f"stem={module.stem!r}: its names are {registry.list_models('resnetv2_*_bit')}; choose "
             "another format"
         )
-    height, width = pair(module.img_size)
-    pretrained = {
-        "input_size": [module.in_chans, height, width],
-        "pool_size": None,
-        "interpolation": prep.interpolation,
-        "crop_pct": prep.crop_pct,
-        "crop_mode": prep.crop_mode,
-        "mean": list(prep.mean),
-        "std": list(prep.std),
-        "num_classes": module.num_classes,
-        "first_conv": "stem.conv",
-        "classifier": HEAD,
-    }
+    pretrained = write_pretrained(module, prep, "stem.conv", HEAD)
     config = {
         "architecture": names[0],
         "num_classes": module.num_classes,

@@ -18,13 +18,14 @@ from typing import Any
 from vit_jax import ranges
 from vit_jax.convert.layouts.base import Json, Layout, Source, square
 from vit_jax.convert.layouts.timm_config import (
-    POOLS,
     architecture_of,
     assumed,
     hashable,
+    pool_name,
     read_arguments,
     read_timm_preprocessing,
     unregistered,
+    write_pretrained,
 )
 from vit_jax.convert.layouts.transformers_files import (
     ACTIVATION,
@@ -319,23 +320,15 @@ def _write_timm(module: SwinTransformer, prep: Preprocessing) -> dict[str, Json]
     arguments = {name: _jsonable(getattr(module, name)) for name in names}
     if module.version == 2:  # timm wants one for each stage
         arguments["pretrained_window_sizes"] = _jsonable(_for_each_stage(module))
-    pool = {ours: theirs for theirs, ours in POOLS.items()}.get(
-        module.global_pool, module.global_pool
+    pool = pool_name(module)
+    pretrained = write_pretrained(
+        module,
+        prep,
+        TIMM.patch,
+        TIMM.head,
+        pool_size=list(module.grids()[-1]),
+        fixed_input_size=True,
     )
-    height, width = pair(module.img_size)
-    pretrained = {
-        "input_size": [module.in_chans, height, width],
-        "fixed_input_size": True,
-        "interpolation": prep.interpolation,
-        "crop_pct": prep.crop_pct,
-        "crop_mode": prep.crop_mode,
-        "mean": list(prep.mean),
-        "std": list(prep.std),
-        "num_classes": module.num_classes,
-        "pool_size": list(module.grids()[-1]),
-        "first_conv": TIMM.patch,
-        "classifier": TIMM.head,
-    }
     config = {
         "architecture": ARCHITECTURES[module.version],
         "num_classes": arguments.pop("num_classes"),

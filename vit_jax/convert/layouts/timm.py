@@ -18,10 +18,11 @@ from vit_jax import ranges
 from vit_jax.convert.layouts.base import Json, Layout, Source, square, whole_patches, width_ratio
 from vit_jax.convert.layouts.plain import Names, plain_table
 from vit_jax.convert.layouts.timm_config import (
-    POOLS,
     assumed,
+    pool_name,
     read_arguments,
     read_timm_preprocessing,
+    write_pretrained,
 )
 from vit_jax.convert.rules import Constant, Ignored, Table, prefixed
 from vit_jax.errors import UserError
@@ -301,26 +302,11 @@ def _write_files(module: VisionTransformer, prep: Preprocessing) -> dict[str, Js
     arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
     parts = 2 if module.mlp_layer == "swiglu" else 1  # timm counts gate and value together
     arguments["mlp_ratio"] = width_ratio(parts * module.mlp_hidden, module.embed_dim)
-    pool = {ours: theirs for theirs, ours in POOLS.items()}.get(
-        module.global_pool, module.global_pool
-    )
+    pool = pool_name(module)
     if pool == "token_avg":
         raise UserError("timm has no global_pool='token_avg' (class token and mean side by side)")
     arguments["global_pool"] = pool  # timm heeds it here, and not beside "architecture"
-    height, width = pair(module.img_size)
-    pretrained = {
-        "input_size": [module.in_chans, height, width],
-        "fixed_input_size": True,
-        "interpolation": prep.interpolation,
-        "crop_pct": prep.crop_pct,
-        "crop_mode": prep.crop_mode,
-        "mean": list(prep.mean),
-        "std": list(prep.std),
-        "num_classes": module.num_classes,
-        "pool_size": None,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-    }
+    pretrained = write_pretrained(module, prep, "patch_embed.proj", "head", fixed_input_size=True)
     config = {
         "architecture": architecture(module),
         "num_classes": arguments.pop("num_classes"),

@@ -5,10 +5,11 @@ from typing import Any
 
 from vit_jax import ranges
 from vit_jax.convert.layouts.base import RUNTIME, Json, Source
-from vit_jax.convert.settings import read_preprocessing
+from vit_jax.convert.settings import Settings, read_preprocessing
 from vit_jax.models import registry
 from vit_jax.models.partitioning import PlainModule
 from vit_jax.models.registry import IMAGENET, ModelSpec, Preprocessing
+from vit_jax.models.vit import pair
 from vit_jax.ranges import Range
 
 POOLS = {"": "none"}  # timm's names that are others here
@@ -35,6 +36,12 @@ def unregistered(source: Source) -> str | None:
         return None
     given = architecture_of(source.config)
     return None if UNCOVERED.get(given, (given,))[0] in registry.list_models() else given
+
+
+def _named(config: Settings) -> tuple[str, Json]:
+    """Our name for the architecture of a configuration, and the arguments that timm's implies."""
+    given = architecture_of({"architecture": config.get("architecture", ranges.TEXT)})
+    return UNCOVERED.get(given, (given, {}))
 
 
 def argument_ranges(module: type[PlainModule], names: frozenset[str]) -> dict[str, Range]:
@@ -68,8 +75,7 @@ def read_arguments(
         UserError: an unknown argument, or a value that is none; names the file.
     """
     config = source.settings()
-    given = config.get("architecture", ranges.TEXT).split(".")[0]
-    name, found = UNCOVERED.get(given, (given, {}))
+    name, found = _named(config)
     spec = None if unregistered(source) else registry.model_spec(name)
     arguments = config.part("model_args")
     allowed = {**argument_ranges(module, names), **(more or {})}
@@ -94,8 +100,7 @@ def assumed(source: Source, names: frozenset[str]) -> Json:
     if source.config is None or unregistered(source):
         return {}
     config = source.settings()
-    given = config.get("architecture", ranges.TEXT).split(".")[0]
-    spec = registry.model_spec(UNCOVERED.get(given, (given, {}))[0])
+    spec = registry.model_spec(_named(config)[0])
     module = spec.module(**spec.hyper_parameters)
     absent = sorted(names - {"num_classes", *config.part("model_args").values})
     return {f"model_args.{name}": getattr(module, name) for name in absent}
@@ -112,6 +117,39 @@ def read_timm_preprocessing(source: Source) -> Preprocessing | None:
     config = source.settings()
     nested = "pretrained_cfg" in config
     return read_preprocessing(config.part("pretrained_cfg") if nested else config, IMAGENET)
+
+
+def pool_name(module: PlainModule) -> str:
+    """The pooling of a module, by timm's name."""
+    theirs = {ours: name for name, ours in POOLS.items()}
+    return theirs.get(module.global_pool, module.global_pool)
+
+
+def write_pretrained(
+    module: PlainModule, prep: Preprocessing, first_conv: str, classifier: str, **more: Any
+) -> dict[str, Any]:
+    """The "pretrained_cfg" of a configuration: preprocessing, and where the ends of the model are.
+
+    Args:
+        module: what is written.
+        prep: how its images are prepared.
+        first_conv: timm's name of what sees the images.
+        classifier: timm's name of the head.
+        **more: what only some models have.
+    """
+    return {
+        "input_size": [module.in_chans, *pair(module.img_size)],
+        "pool_size": None,
+        "interpolation": prep.interpolation,
+        "crop_pct": prep.crop_pct,
+        "crop_mode": prep.crop_mode,
+        "mean": list(prep.mean),
+        "std": list(prep.std),
+        "num_classes": module.num_classes,
+        "first_conv": first_conv,
+        "classifier": classifier,
+        **more,
+    }
 
 
 def hashable(value: Any) -> Any:
