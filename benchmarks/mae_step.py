@@ -18,20 +18,17 @@ parameters and images (`memory_analysis().temp_size_in_bytes`).
 """
 
 import argparse
-import json
 import pathlib
-import statistics
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import machine
-import numpy as np
+from compiled import Compiled, alternate, write
 
 import vit_jax
 from vit_jax.models import MaskedAutoencoder
 from vit_jax.models.mae import random_masking
+from vit_jax.models.vit import pair
 from vit_jax.objectives.mae import MaskedAutoencoding
 
 RESULTS = pathlib.Path(__file__).parent / "results/mae_step.json"
@@ -80,29 +77,13 @@ KINDS = {
 }
 
 
-class Compiled:
-    """A step of one kind, and what was measured of it."""
-
-    def __init__(self, kind: str, module: MaskedAutoencoder, batch: int):
-        loss = KINDS[kind]
-        size = vit_jax.models.vit.pair(module.img_size)
-        images = jax.ShapeDtypeStruct((batch, *size, module.in_chans), "float32")
-        params = jax.eval_shape(module.init, jax.random.key(0), images)["params"]
-        rng = np.random.default_rng(0)
-        self.arguments = jax.device_put(
-            jax.tree.map(lambda x: rng.normal(0, 0.02, x.shape).astype("float32"), (params, images))
-        )
-        step = jax.jit(jax.value_and_grad(lambda params, images: loss(module, params, images)))
-        self.function = step.lower(*self.arguments).compile()
-        self.kind = kind
-        self.temporary = self.function.memory_analysis().temp_size_in_bytes
-        self.seconds: list[float] = []
-
-    def run(self) -> None:
-        """Measures once."""
-        start = time.perf_counter()
-        jax.block_until_ready(self.function(*self.arguments))
-        self.seconds.append(time.perf_counter() - start)
+def compiled(kind: str, module: MaskedAutoencoder, batch: int) -> Compiled:
+    """A step of one kind."""
+    loss = KINDS[kind]
+    images = jax.ShapeDtypeStruct((batch, *pair(module.img_size), module.in_chans), "float32")
+    params = jax.eval_shape(module.init, jax.random.key(0), images)["params"]
+    step = jax.value_and_grad(lambda params, images: loss(module, params, images))
+    return Compiled(step, params, images)
 
 
 def flops(module: MaskedAutoencoder) -> dict[str, int]:
@@ -113,7 +94,7 @@ def flops(module: MaskedAutoencoder) -> dict[str, int]:
     d, hidden = module.embed_dim, module.mlp_hidden
     blocks = [module.depth * module.block_flops(n, d, hidden) for n in (kept, tokens)]
     rest = 2 * (tokens - kept) * d * module.decoder_embed_dim  # the decoder's first layer
-    patches = module.patch_flops(*vit_jax.models.vit.pair(module.img_size))
+    patches = module.patch_flops(*pair(module.img_size))
     return {
         "masked": module.flops(),
         "all": module.flops() - blocks[0] + blocks[1] + rest,
@@ -130,23 +111,12 @@ def measure(
     for name in names:
         for size in sizes:
             module = vit_jax.create_model(name, img_size=size, dtype=dtype, scan=True)
-            every = [Compiled(kind, module, batch) for kind in KINDS]
-            for compiled in every:
-                compiled.run()  # warm
-                compiled.seconds.clear()
-            for _ in range(rounds):
-                for compiled in every:
-                    compiled.run()
+            every = {kind: compiled(kind, module, batch) for kind in KINDS}
+            alternate(list(every.values()), rounds)
             counted = flops(module)
             row: dict[str, Any] = {"model": name, "size": size, "batch": batch}
-            for compiled in every:
-                row[compiled.kind] = {
-                    "seconds": statistics.median(compiled.seconds),
-                    "lowest": min(compiled.seconds),
-                    "highest": max(compiled.seconds),
-                    "temporary_bytes": compiled.temporary,
-                    "gflops_forward": counted[compiled.kind] / 1e9,
-                }
+            for kind, program in every.items():
+                row[kind] = {**program.summary(), "gflops_forward": counted[kind] / 1e9}
             for of in ("", "encoder "):
                 some, full = f"{of}masked", f"{of}all"
                 row[f"{of}times faster"] = row[full]["seconds"] / row[some]["seconds"]
@@ -178,16 +148,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
     args = parser.parse_args()
-    report = {
-        "what": "loss and gradient of a masked autoencoder, beside one that encodes every patch",
-        "dtype": args.dtype,
-        "rounds": args.rounds,
-        "machine": machine.describe(["jax", "jaxlib", "flax"]) | machine.describe_devices(),
-        "results": measure(args.models, args.sizes, args.batch, args.dtype, args.rounds),
-    }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {args.output}")
+    what = "loss and gradient of a masked autoencoder, beside one that encodes every patch"
+    results = measure(args.models, args.sizes, args.batch, args.dtype, args.rounds)
+    write(args.output, what, args.dtype, args.rounds, results)
 
 
 if __name__ == "__main__":

@@ -14,15 +14,11 @@ models alternate; memory is what XLA's compiled program needs beside parameters 
 """
 
 import argparse
-import json
 import pathlib
-import statistics
-import time
 from typing import Any
 
 import jax
-import machine
-import numpy as np
+from compiled import Compiled, alternate, write
 
 import vit_jax
 
@@ -31,51 +27,23 @@ MODELS = ("swin_tiny_patch4_window7_224", "vit_small_patch16_224")
 SIZES = (224, 448, 896, 1792)
 
 
-class Compiled:
-    """A model's forward pass at one size, and what was measured of it."""
-
-    def __init__(self, name: str, size: int, dtype: str, backend: str | None):
-        options = {} if backend is None else {"attn_backend": backend}
-        module = vit_jax.create_model(name, img_size=size, dtype=dtype, **options)
-        image = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
-        params = jax.eval_shape(module.init, jax.random.key(0), image)
-        rng = np.random.default_rng(0)
-        self.arguments = jax.device_put(
-            jax.tree.map(lambda x: rng.normal(0, 0.02, x.shape).astype("float32"), (params, image))
-        )
-        self.function = jax.jit(module.apply).lower(*self.arguments).compile()
-        self.name, self.size, self.flops = name, size, module.flops()
-        self.temporary = self.function.memory_analysis().temp_size_in_bytes
-        self.seconds: list[float] = []
-
-    def run(self) -> None:
-        """Measures once."""
-        start = time.perf_counter()
-        jax.block_until_ready(self.function(*self.arguments))
-        self.seconds.append(time.perf_counter() - start)
+def compiled(name: str, size: int, dtype: str, backend: str | None) -> tuple[Compiled, float]:
+    """A model's forward pass at one size, and its GFLOPs."""
+    options = {} if backend is None else {"attn_backend": backend}
+    module = vit_jax.create_model(name, img_size=size, dtype=dtype, **options)
+    image = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
+    params = jax.eval_shape(module.init, jax.random.key(0), image)
+    return Compiled(module.apply, params, image), module.flops() / 1e9
 
 
 def measure(sizes: list[int], dtype: str, backend: str | None, rounds: int) -> list[dict[str, Any]]:
     """Rows of the table, models by sizes."""
     rows = []
     for size in sizes:  # one size at a time: the largest need most of the memory
-        both = [Compiled(name, size, dtype, backend) for name in MODELS]
-        for compiled in both:
-            compiled.run()  # warm
-            compiled.seconds.clear()
-        for _ in range(rounds):
-            for compiled in both:
-                compiled.run()
-        for compiled in both:
-            row = {
-                "model": compiled.name,
-                "size": size,
-                "seconds": statistics.median(compiled.seconds),
-                "lowest": min(compiled.seconds),
-                "highest": max(compiled.seconds),
-                "temporary_bytes": compiled.temporary,
-                "gflops": compiled.flops / 1e9,
-            }
+        both = [compiled(name, size, dtype, backend) for name in MODELS]
+        alternate([program for program, _ in both], rounds)
+        for name, (program, gflops) in zip(MODELS, both):
+            row = {"model": name, "size": size, **program.summary(), "gflops": gflops}
             rows.append(row)
             print(line(row, rows), flush=True)
     return rows
@@ -102,16 +70,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
     args = parser.parse_args()
-    report = {
-        "what": "one image through Swin and a plain ViT of the same width",
-        "dtype": args.dtype,
-        "rounds": args.rounds,
-        "machine": machine.describe(["jax", "jaxlib", "flax"]) | machine.describe_devices(),
-        "results": measure(args.sizes, args.dtype, args.backend, args.rounds),
-    }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {args.output}")
+    what = "one image through Swin and a plain ViT of the same width"
+    results = measure(args.sizes, args.dtype, args.backend, args.rounds)
+    write(args.output, what, args.dtype, args.rounds, results)
 
 
 if __name__ == "__main__":

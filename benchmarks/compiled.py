@@ -1,0 +1,70 @@
+"""Times of compiled functions that do not need the values of their arguments."""
+
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import machine
+import numpy as np
+
+
+class Compiled:
+    """A compiled function with random arguments, and the seconds that each run took.
+
+    Attributes:
+        temporary: bytes that the program needs beside its arguments and results.
+        seconds: of each run.
+    """
+
+    def __init__(self, function: Callable[..., Any], *shapes: Any):
+        """Compiles a function for trees of `jax.ShapeDtypeStruct`s; arguments are float32."""
+        rng = np.random.default_rng(0)
+        self._arguments = jax.device_put(
+            jax.tree.map(lambda x: rng.normal(0, 0.02, x.shape).astype("float32"), shapes)
+        )
+        self._function = jax.jit(function).lower(*self._arguments).compile()
+        self.temporary = self._function.memory_analysis().temp_size_in_bytes
+        self.seconds: list[float] = []
+
+    def run(self) -> None:
+        """Measures once."""
+        start = time.perf_counter()
+        jax.block_until_ready(self._function(*self._arguments))
+        self.seconds.append(time.perf_counter() - start)
+
+    def summary(self) -> dict[str, Any]:
+        """What is reported of the runs."""
+        return {
+            "seconds": statistics.median(self.seconds),
+            "lowest": min(self.seconds),
+            "highest": max(self.seconds),
+            "temporary_bytes": self.temporary,
+        }
+
+
+def alternate(programs: Sequence[Compiled], rounds: int) -> None:
+    """Runs each program once to warm up, then all of them in turn, `rounds` times."""
+    for program in programs:
+        program.run()
+        program.seconds.clear()
+    for _ in range(rounds):
+        for program in programs:
+            program.run()
+
+
+def write(path: pathlib.Path, what: str, dtype: str, rounds: int, results: Any) -> None:
+    """Writes results, and the machine that they are from."""
+    report = {
+        "what": what,
+        "dtype": dtype,
+        "rounds": rounds,
+        "machine": machine.describe(["jax", "jaxlib", "flax"]) | machine.describe_devices(),
+        "results": results,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"written to {path}")
