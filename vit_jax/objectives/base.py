@@ -158,6 +158,18 @@ class Objective:
 
         return models.logical_axes(self.module, batch["image"])["params"], {}
 
+    def training_flops(self, trained: float) -> float:
+        """Returns the floating-point operations that one image needs in one step of training.
+
+        By default those of the forward pass, as many again for the gradient of what goes through
+        the layers, and as many for the gradient of the weights as are trained. What is computed
+        anew to save memory does not count.
+
+        Args:
+          trained: share of the parameters that is trained, 0 to 1.
+        """
+        return (2 + trained) * self.module.flops()
+
     def all_params(self, params: Params, extra: Extra) -> Params:
         """Returns `params` with what is kept out of training, where an objective trains a part.
 

@@ -50,6 +50,10 @@ class Distillation(Classification):
         """Returns the teacher's parameters."""
         return self.teacher.constants()
 
+    def training_flops(self, trained: float) -> float:
+        """Returns the student's and those of the teacher's forward pass."""
+        return super().training_flops(trained) + self.teacher.flops()
+
     def loss(
         self, params: Params, extra: Extra, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, tuple[Metrics, Extra]]:

@@ -55,7 +55,7 @@ class LinearProbe(Objective):
         """
         params, _ = super().init(rng, batch)
         kernel = params["head"]["kernel"]
-        draw = nn.initializers.truncated_normal(HEAD_STD)
+        draw = nn.initializers.normal(HEAD_STD)
         drawn = draw(jax.random.fold_in(rng, 1), kernel.shape, kernel.dtype)
         params = {**params, "head": {**params["head"], "kernel": drawn}}
         if not self.batch_norm:
@@ -68,6 +68,16 @@ class LinearProbe(Objective):
         params, _ = super().logical_axes(batch)
         return params, {"mean": (None,), "var": (None,)} if self.batch_norm else {}
 
+    def training_flops(self, trained: float) -> float:
+        """Returns those of the forward pass, and of both gradients in the head."""
+        del trained
+        return self.module.flops() + 2 * (self.module.flops() - self._encoder.flops())
+
+    @property
+    def _encoder(self) -> nn.Module:
+        """The module without its head."""
+        return self.module.clone(num_classes=0)
+
     def features(self, params: Params, images: jax.Array) -> jax.Array:
         """Returns what the head sees, `(b, d)`, in at least float32; without a gradient.
 
@@ -75,7 +85,7 @@ class LinearProbe(Objective):
           params: of the module.
           images: (b, h, w, c), normalised.
         """
-        found = self.module.clone(num_classes=0).apply({"params": params}, images)
+        found = self._encoder.apply({"params": params}, images)
         # Statistics of a batch in bfloat16 would be a tenth of a standard deviation off.
         found = found.astype(jnp.promote_types(found.dtype, jnp.float32))
         return jax.lax.stop_gradient(found)

@@ -39,6 +39,24 @@ def patch_statistics(patches: jax.Array) -> tuple[jax.Array, jax.Array]:
     return mean, jnp.sqrt(patches.var(axis=-1, ddof=1, keepdims=True) + EPSILON)
 
 
+def paint(
+    module: MaskedAutoencoder, prediction: jax.Array, images: jax.Array, norm_pix_loss: bool
+) -> jax.Array:
+    """The pictures `(b, h, w, c)` that predicted patches are of, on the scale of `images`.
+
+    Args:
+      module: which gave the prediction.
+      prediction: of every patch `(b, n, pixels)`, `MaskedAutoencoderOutput.prediction`.
+      images: what was to be predicted, normalised.
+      norm_pix_loss: the model was trained to give normalised patches: the mean and the variance of
+        each true patch are put back.
+    """
+    if norm_pix_loss:
+        mean, deviation = patch_statistics(patchify(images, module.stride))
+        prediction = prediction * deviation + mean
+    return unpatchify(prediction, module.grid(images.shape[1:3]), module.stride)
+
+
 def fixed_noise(images: jax.Array, patches: int) -> jax.Array:
     """Noise `(b, patches)` that follows from each picture `(b, h, w, c)` alone.
 
@@ -132,20 +150,12 @@ class MaskedAutoencoding(Objective):
     def _painted(
         self, params: Params, extra: Extra, batch: Batch
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Images, what the model makes of them, and masks `(b, rows, columns)`, of a few examples.
-
-        Where targets are normalised, the mean and the variance of each true patch are put back.
-        """
+        """Images, what is painted, and masks `(b, rows, columns)`, of a few examples."""
         del extra
         images = batch["image"][:SHOWN]
         output = self._fixed(params, images)
-        patches = output.prediction
-        if self.norm_pix_loss:
-            mean, deviation = patch_statistics(patchify(images, self.module.stride))
-            patches = patches * deviation + mean
-        grid = self.module.grid(images.shape[1:3])
-        painted = unpatchify(patches, grid, self.module.stride)
-        return images, painted, output.mask.reshape(-1, *grid)
+        painted = paint(self.module, output.prediction, images, self.norm_pix_loss)
+        return images, painted, output.mask.reshape(-1, *self.module.grid(images.shape[1:3]))
 
 
 def build_mae(module: MaskedAutoencoder, *, norm_pix_loss: bool = False) -> MaskedAutoencoding:

@@ -33,6 +33,9 @@ class Teacher(Protocol):
     def constants(self) -> Constants:
         """Returns its parameters under the name "teacher", or nothing; see `Objective`."""
 
+    def flops(self) -> int:
+        """Returns the floating-point operations of one image, 0 where they are not known."""
+
     def logits(self, params: Any, images: jax.Array) -> jax.Array:
         """Returns (b, classes), without a gradient.
 
@@ -58,6 +61,10 @@ class FunctionTeacher:
     def constants(self) -> Constants:
         """Returns the name alone."""
         return Constants(fingerprint=self._name)
+
+    def flops(self) -> int:
+        """Returns 0: what a function needs is not known."""
+        return 0
 
     def logits(self, params: Any, images: jax.Array) -> jax.Array:
         """Returns what the function returns, see `Teacher`.
@@ -130,6 +137,10 @@ class ModelTeacher:
         images = jax.ShapeDtypeStruct((1, *self._size, module.in_chans), jnp.float32)
         axes = models.logical_axes(module, images)["params"]
         return Constants({"teacher": params}, {"teacher": axes}, _fingerprint(self._model))
+
+    def flops(self) -> int:
+        """Returns those of the model, see `Teacher`."""
+        return self._model.module.flops()
 
     def logits(self, params: Any, images: jax.Array) -> jax.Array:
         """Returns what the model says, see `Teacher`."""

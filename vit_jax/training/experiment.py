@@ -1,7 +1,7 @@
 """What a run is made of, put together from its configuration."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -40,12 +40,18 @@ class Experiment:
       normalize: of the images, on the devices.
     """
 
-    def __init__(self, config: ConfigDict, devices: Sequence[jax.Device] | None = None):
+    def __init__(
+        self,
+        config: ConfigDict,
+        devices: Sequence[jax.Device] | None = None,
+        load_model: Callable[[str, str | int, str | None], Any] | None = None,
+    ):
         """Builds everything that needs no data.
 
         Args:
           config: resolved, see `vit_jax.training.resolve`.
           devices: what the mesh is made of; None: all devices of all processes.
+          load_model: see `Surroundings`; None: reads the model.
 
         Raises:
           UserError: unknown model, objective, optimizer, transform or option (the message has the
@@ -66,7 +72,7 @@ class Experiment:
         self._train_transform = self._transform("train_transform")
         self._eval_transform = self._transform("eval_transform")
         batch = _placeholder(self.image_shape)
-        surroundings = Surroundings(*self.mean_std, _load_model)
+        surroundings = Surroundings(*self.mean_std, load_model or _load_model)
         objective = build_objective(config, self.module, surroundings)
         self._constants = objective.constants
         self.objective = _trained_part(config, objective, batch)
@@ -88,8 +94,13 @@ class Experiment:
         with sharding.activate(self.mesh, self.state_factory.activation_rules):
             yield
 
-    def train_step(self) -> TrainStep:
-        """Returns the jitted update, see `vit_jax.training.step`."""
+    def train_step(self, constants: Any = None) -> TrainStep:
+        """Returns the jitted update, see `vit_jax.training.step`.
+
+        Args:
+          constants: in the place of the objective's own, such as `constant_shapes()` for a step
+            that is compiled and not run.
+        """
         return make_train_step(
             self.objective,
             self.optimizer,
@@ -100,8 +111,42 @@ class Experiment:
             ema_decay=self.config.ema_decay,
             state_shardings=self.state_factory.shardings,
             batch_sharding=self.batch_sharding,
-            constants=self._placed_constants(),
+            constants=self._placed_constants() if constants is None else constants,
         )
+
+    def batch_shapes(self) -> Batch:
+        """Returns shapes, dtypes and shardings of a training batch as the step is given it."""
+        row = {name: x[0] for name, x in self._train_transform.empty(1).items()}
+        scalar = jax.ShapeDtypeStruct((), jnp.int32)
+        rows = {**row, "label": scalar, "skipped": scalar}
+        sizes = {**dict.fromkeys(rows, self.config.data.batch_size), "stop": self.batch_shards}
+        return {
+            name: jax.ShapeDtypeStruct((sizes[name], *x.shape), x.dtype, sharding=self.batch_sharding)
+            for name, x in {**rows, "stop": scalar}.items()
+        }
+
+    def constant_shapes(self) -> Any:
+        """Returns shapes, dtypes and shardings of the objective's constants."""
+        constants = self._constants()
+        places = sharding.param_shardings(
+            constants.arrays, constants.axes, self._rules, self.mesh
+        )
+        return jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+            constants.arrays,
+            places,
+        )
+
+    def all_shapes(self) -> Any:
+        """Returns `jax.ShapeDtypeStruct`s of all parameters, those that are not trained too."""
+        shapes = self.state_factory.shapes
+        return jax.eval_shape(self.objective.all_params, shapes.params, shapes.extra)
+
+    def training_flops(self) -> float:
+        """Returns the floating-point operations that one image needs in one step of training."""
+        shapes = (self.state_factory.shapes.params, self.all_shapes())
+        trained, every = (sum(x.size for x in jax.tree.leaves(tree)) for tree in shapes)
+        return self.objective.training_flops(trained / every)
 
     def fingerprint(self) -> str | None:
         """Of what a run needs beside its data and never changes, such as a teacher."""

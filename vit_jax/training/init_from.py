@@ -88,11 +88,6 @@ def _of_run(workdir: str, module: PlainModule) -> Model:
     """The model of another run's last checkpoint, its running average where it keeps one."""
     from vit_jax.training.trained import trained_model  # which imports this module
 
-    if jax.process_count() > 1:
-        raise UserError(
-            f"init_from={workdir} is a run, which several processes cannot read: write its model "
-            f"first (vit-jax export {workdir} --format vit_jax --output DIR) and start from that"
-        )
     model = trained_model(workdir, report=lambda text: None)
     module, params = pretrained.restack(model.module, model.params, module.scan)
     return dataclasses.replace(model, module=module, params=params)

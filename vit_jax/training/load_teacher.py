@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-import jax
-
 from vit_jax.convert import folder, pretrained
-from vit_jax.errors import UserError
 from vit_jax.training import run_folder
 from vit_jax.training.trained import trained_model
 
@@ -21,13 +18,8 @@ def load_model(
       name: a name of `list_models()`, where the source does not say what it is.
 
     Raises:
-      UserError: there is no such model; or a run is to be read by one process of several.
+      UserError: there is no such model.
     """
     if not (Path(source) / run_folder.CONFIG).is_file():
         return pretrained.load(source, name)[0]
-    if jax.process_count() > 1:
-        raise UserError(
-            f"{source} is the folder of a run, which several processes cannot each read by "
-            "themselves: take its model out first (vit-jax export), and give that folder"
-        )
     return trained_model(source, checkpoint, report=lambda _: None)

@@ -144,18 +144,18 @@ class _Run:
             writer=self._writer,
             bar=self._bar,
             train_examples=len(train_source),
-            flops_per_image=experiment.module.flops(),
+            flops_per_image=experiment.training_flops(),
             skipped=record.notes["skipped"],
         )
 
     def _header(self) -> str:
         state = self._experiment.state_factory
-        objective, shapes = self._experiment.objective, state.shapes
+        shapes = state.shapes
         header = report.run_header(
             self._config.model.name,
-            jax.eval_shape(objective.all_params, shapes.params, shapes.extra),
+            self._experiment.all_shapes(),
             shapes.params,
-            self._experiment.module.flops(),
+            (self._experiment.module.flops(), self._experiment.training_flops()),
             self._experiment.mesh,
             self._config.data.batch_size,
             batch_axes=self._experiment.batch_axes,

@@ -39,7 +39,7 @@ class Monitor:
         writer: MetricWriter,
         bar: ProgressBar,
         train_examples: int,
-        flops_per_image: int,
+        flops_per_image: float,
         skipped: int = 0,
     ):
         """Binds the monitor to where numbers go.
@@ -49,7 +49,7 @@ class Monitor:
           writer: of `metrics.jsonl`.
           bar: shows the progress.
           train_examples: length of an epoch.
-          flops_per_image: of one forward pass; training takes three times as many.
+          flops_per_image: of training, see `Objective.training_flops`.
           skipped: examples of the current epoch that an earlier process skipped.
         """
         self._config, self._writer, self._bar = config, writer, bar
@@ -107,7 +107,7 @@ class Monitor:
     def _speed(self) -> Mapping[str, float]:
         if not self._images_per_second:
             return {}
-        flops = 3 * self._flops_per_image * self._images_per_second
+        flops = self._flops_per_image * self._images_per_second
         mfu = hardware.mfu(flops, jax.devices())
         speed = {"images_per_second": self._images_per_second}
         return speed if mfu is None else {**speed, "mfu": mfu}

@@ -42,7 +42,7 @@ def run_header(
     name: str,
     params: Any,
     trained: Any,
-    flops_per_image: int,
+    flops: tuple[float, float],
     mesh: Mesh,
     batch_size: int,
     *,
@@ -55,7 +55,7 @@ def run_header(
       name: of the model.
       params: tree of arrays or `jax.ShapeDtypeStruct`s, all of them.
       trained: tree of those that are trained.
-      flops_per_image: of one forward pass.
+      flops: of one image, in the forward pass and in a step of training.
       mesh: the device mesh.
       batch_size: images an update, over all devices.
       batch_axes: mesh axes that split the batch.
@@ -74,8 +74,7 @@ def run_header(
     return "\n".join(
         [
             f"model   {name}: {count:,} parameters, {bytes_text(_num_bytes(params))}{some}",
-            f"compute {_giga(flops_per_image)} GFLOPs an image forward, "
-            f"{_giga(3 * flops_per_image)} in training",
+            f"compute {_giga(flops[0])} GFLOPs an image forward, {_giga(flops[1])} in training",
             f"mesh    {axes}: {_plural(mesh.size, 'device')} ({device.device_kind}), "
             f"{_plural(processes, 'process', 'processes')}",
             f"batch   {layout}",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from vit_jax import models
 from vit_jax.convert import folder
@@ -23,7 +24,9 @@ def trained_model(
     average: bool = True,
     report: Callable[[str], None] = print,
 ) -> folder.Model:
-    """Reads the model out of a run's checkpoint, on one device, whatever mesh it was trained on.
+    """Reads the model out of a run's checkpoint, whatever mesh it was trained on.
+
+    Several processes call it together; each gets the whole model.
 
     Args:
         workdir: of the run.
@@ -35,8 +38,7 @@ def trained_model(
         MissingFileError: there is no run, or it has no such checkpoint.
     """
     config = run_folder.read_config(workdir)
-    config.mesh = dict.fromkeys(config.mesh, 1)
-    experiment = Experiment(config, jax.devices()[:1])
+    experiment = _on_a_device_each(config)
     directory = run_folder.checkpoints_dir(workdir)
     with experiment.activate():  # where another run is active, which starts from this one
         state, record = load_state(experiment, directory, which, report, average=average)
@@ -54,6 +56,15 @@ def trained_model(
     origin = {"source": os.fspath(workdir), "layout": "vit_jax", "step": record.step}
     name = config.model.name
     return folder.Model(experiment.module, params, preprocessing, name, origin)
+
+
+def _on_a_device_each(config: ConfigDict) -> Experiment:
+    """The experiment with one device of each process, all of which hold the whole state."""
+    first = {device.process_index: device for device in reversed(jax.devices())}
+    config.mesh = dict.fromkeys(config.mesh, 1) | {"data": len(first)}
+    config.data.batch_size = len(first) * config.accumulate_steps  # no batch is made
+    config.data.eval_batch_size = len(first)
+    return Experiment(config, [first[index] for index in sorted(first)])
 
 
 def export_checkpoint(

@@ -60,6 +60,10 @@ class Wrapped(Objective):
             loss, (metrics, after) = self.inner.loss(*opened, batch, rng, step)
         return loss, (metrics, self.close(extra, after))
 
+    def training_flops(self, trained: float) -> float:
+        """Returns what `inner` returns."""
+        return self.inner.training_flops(trained)
+
     def all_params(self, params: Params, extra: Extra) -> Params:
         """Returns the parameters of `inner`, as `module_params` takes them."""
         return self.inner.all_params(*self.open(params, extra))
