@@ -4,9 +4,9 @@
     vit-jax train --config configs/deit_digits.py --workdir runs/deit_digits
 
 The student has a distillation token and learns from the run of `configs/resnet_digits.py`; the
-other numbers are ours, chosen for two CPU cores. It shows how distillation is run, not that it
-helps here: with 100 epochs, over three seeds, it reached 97.1 % on average and the same student
-without token and teacher 97.4 %; one picture of the 360 is 0.3 %.
+other numbers are ours, chosen for two CPU cores. Over three seeds it reached 98.6 % on average and
+the same student without token and teacher 98.2 %; with 100 epochs 97.1 % and 97.4 %. One picture of
+the 360 is 0.3 %, so digits show how distillation is run, not by how much it helps.
 """
 
 from pathlib import Path
