@@ -391,7 +391,9 @@ def test_a_step_is_the_same_on_any_mesh(teacher_folder):
         "label": rng.integers(0, CLASSES, 32),
     }
     for devices, sizes in ((1, (1, 1, 1)), (8, (2, 2, 2))):
-        config = recipe(teacher_folder, mesh=dict(zip(("data", "fsdp", "tensor"), sizes)))
+        config = recipe(
+            teacher_folder, mesh={**dict(zip(("data", "fsdp", "tensor"), sizes)), "sequence": 1}
+        )
         config.objective.update(mixup_alpha=0.0, cutmix_alpha=0.0)
         experiment = Experiment(resolve(config, 1437, CLASSES), jax.devices()[:devices])
         with experiment.activate():

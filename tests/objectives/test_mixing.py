@@ -233,7 +233,7 @@ def test_an_unknown_label_stays_visible(batch):
 def test_randomness_is_a_function_of_the_key_and_nothing_leaves_its_device(batch):
     mix = Mixing(mixup_alpha=0.8, cutmix_alpha=1.0, mixup_mode="elem")
     batch = {name: jnp.concatenate([x] * 4) for name, x in batch.items()}  # eight rows a device
-    mesh = sharding.make_mesh({"data": 4, "fsdp": 2, "tensor": 1})
+    mesh = sharding.make_mesh({"data": 4, "fsdp": 2, "sequence": 1, "tensor": 1})
     rules = sharding.make_rules({"batch": ("data", "fsdp")})
     place, whole = sharding.batch_sharding(mesh, rules), NamedSharding(mesh, PartitionSpec())
     function = jax.jit(

@@ -19,7 +19,7 @@ NOTES = {"skipped": 3}
 
 
 def mesh(*sizes):
-    return make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes)))
+    return make_mesh({**dict(zip(("data", "fsdp", "tensor"), sizes)), "sequence": 1})
 
 
 SPLIT = P("fsdp", "tensor")

@@ -90,7 +90,7 @@ def test_a_later_rectangle_lies_over_an_earlier_one():
 
 def test_a_batch_over_eight_devices_gets_the_same_noise():
     batch = batch_of([[[3, 3, 40, 40, seed]] for seed in range(8)], "pixel")[1]
-    mesh = sharding.make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
+    mesh = sharding.make_mesh({"data": 8, "fsdp": 1, "sequence": 1, "tensor": 1})
     rules = sharding.make_rules({"batch": ("data",)})
     place = sharding.batch_sharding(mesh, rules)
     spread = normalize(jax.device_put(batch, place))["image"]

@@ -53,7 +53,7 @@ def flat(params):
 
 
 def test_parameters_and_their_average_are_those_of_the_source(config, source, tmp_path):
-    config.mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+    config.mesh = {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
     state = first_state(config, tmp_path)
     theirs = folder.read(source).params["encoder"]
     stacked = np.stack([theirs[f"blocks_{i}"]["mlp"]["fc1"]["kernel"] for i in range(2)])

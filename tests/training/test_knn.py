@@ -54,7 +54,7 @@ def config(tmp_path_factory):
 
 def test_on_digits_it_counts_every_example_once(config):
     config = config.copy_and_resolve_references()
-    config.mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+    config.mesh = {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
     said = []
     found = vit_jax.evaluate_knn(config, neighbours=(1, 10), report=said.append)
     assert "360 of test by 1,437 of the training: 1 neighbours" in said[-1]

@@ -104,7 +104,7 @@ def test_what_may_change_when_a_run_is_resumed(config, tmp_path):
         vit_jax.train(config, tmp_path)
     before = processes.arrays(tmp_path, 6)
     config.update(log_every_steps=2, eval_every_steps=4, accumulate_steps=1)
-    config.mesh.update(data=2, fsdp=2, tensor=2)
+    config.mesh.update(data=2, fsdp=2, sequence=1, tensor=2)
     config.data.update(workers=0, cache=True, eval_batch_size=8)
     config.checkpoint.keep_last = 5
     with pytest.raises(monitor.NonFiniteError):  # the seventh step was made, the eighth stops it

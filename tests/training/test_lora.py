@@ -244,7 +244,7 @@ def lora_config(base, **options):
 def run(base, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("lora") / "run"
     config = lora_config(base, save_only_adapters=True)
-    config.mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+    config.mesh = {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
     return config, workdir, vit_jax.train(config, workdir)
 
 

@@ -41,7 +41,7 @@ def runs(tmp_path_factory):
     for scan in (True, False):
         config = frozen_config(scan, PATTERNS)
         if scan:
-            config.mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+            config.mesh = {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
         workdir = tmp_path_factory.mktemp("run")
         first = Experiment(resolve(config, 1437, 10)).state_factory.create()
         found[scan] = workdir, first, vit_jax.train(config, workdir).state
@@ -107,7 +107,7 @@ def test_a_resumed_run_ends_the_same(runs):
     workdir, _, last = runs[True]
     shutil.rmtree(workdir / "checkpoints" / "4")
     config = frozen_config(True, PATTERNS)
-    config.mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+    config.mesh = {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
     again = vit_jax.train(config, workdir).state
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(last), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -121,7 +121,7 @@ def test_export_and_a_start_from_it_have_all_parameters(runs, tmp_path):
     folder.save(tmp_path / "model", model)
     config = frozen_config(True, PATTERNS)
     config.init_from = str(tmp_path / "model")
-    config.mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+    config.mesh = {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
     experiment = Experiment(resolve(config, 1437, 10))
     with experiment.activate():
         state = initial_state(experiment, tmp_path, lambda text: None)

@@ -14,7 +14,7 @@ def signals():
 
 def test_the_wish_goes_with_the_batch(signals, monkeypatch):
     """With several processes what counts is what all of them can see."""
-    mesh = make_mesh({"data": 4, "fsdp": 2, "tensor": 1})
+    mesh = make_mesh({"data": 4, "fsdp": 2, "sequence": 1, "tensor": 1})
     place = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     preemption = Preemption(signals)
     assert preemption.wish(place, 8).tolist() == [0] * 8

@@ -73,9 +73,9 @@ def test_it_is_a_locked_copy_and_may_be_resolved_again():
         ({"data__on_error": "ignore"}, "expected one of 'stop', 'skip'"),
         ({"data__source": None}, "data.source is None; expected text"),
         ({"seed": 2**32}, "seed is 4294967296; expected a whole number, 0 to 2**32 - 1"),
-        ({"mesh": ConfigDict({"data": 1, "fsdp": 1})}, "mesh.tensor is missing"),
+        ({"mesh": ConfigDict({"data": 1, "fsdp": 1, "sequence": 1})}, "mesh.tensor is missing"),
         (
-            {"mesh": ConfigDict({"data": 1, "fsdp": 1, "tensor": 1, "tensr": 1})},
+            {"mesh": ConfigDict({"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1, "tensr": 1})},
             "did you mean 'mesh.tensor'",
         ),
     ],

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import re
 
@@ -19,13 +20,14 @@ from vit_jax.training.resolve import resolve
 RULES = sharding.make_rules(tiny.get_config().sharding_rules)
 
 
-def mesh(data=2, fsdp=2, tensor=2, **options):
-    return sharding.make_mesh({"data": data, "fsdp": fsdp, "tensor": tensor}, **options)
+def mesh(data=2, fsdp=2, tensor=2, sequence=1, **options):
+    sizes = {"data": data, "fsdp": fsdp, "sequence": sequence, "tensor": tensor}
+    return sharding.make_mesh(sizes, **options)
 
 
 def experiment(sizes, **changes):
     config = tiny.get_config()
-    config.mesh = dict(zip(sharding.AXES, sizes))
+    config.mesh.update(dict(zip(("data", "fsdp", "tensor"), sizes)))
     config.accumulate_steps = 1
     for key, value in changes.items():
         *sections, name = key.split("__")
@@ -34,11 +36,15 @@ def experiment(sizes, **changes):
 
 
 def test_mesh_sizes():
-    assert dict(mesh(-1, 2, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(mesh(-1, 2, 2).shape) == {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
     assert mesh(1, 1, 1, devices=jax.devices()[:1]).size == 1
-    with pytest.raises(ValueError, match=r"data=3 x fsdp=1 x tensor=1 .* the 8 devices"):
+    with pytest.raises(
+        ValueError, match=r"data=3 x fsdp=1 x sequence=1 x tensor=1 .* the 8 devices"
+    ):
         mesh(3, 1, 1)
-    with pytest.raises(ValueError, match="data=-1 x fsdp=-1 x tensor=1: expected at most one -1"):
+    with pytest.raises(
+        ValueError, match="data=-1 x fsdp=-1 x sequence=1 x tensor=1: expected at most one -1"
+    ):
         mesh(-1, -1, 1)
     with pytest.raises(ValueError, match="data=-1 x fsdp=3"):
         mesh(-1, 3, 1)
@@ -48,12 +54,41 @@ def test_mesh_sizes():
             mesh(1, wrong, 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What `arrange` looks at of a device; here of a slice of 2 x 4."""
+
+    id: int
+    slice_index: int
+    coords: tuple[int, int, int]
+    core_on_chip: int = 0
+    process_index: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+
+
+def test_only_the_data_axis_goes_over_the_links_between_slices():
+    chips = [Chip(i, i // 8, (i % 2, i // 2 % 4, 0)) for i in range(16)]
+    found = sharding.arrange((4, 2, 1, 2), chips)
+    assert sorted(chip.id for chip in found.flat) == list(range(16))
+    for row in found:  # all that is at one place along data
+        assert len({chip.slice_index for chip in row.flat}) == 1
+    assert [row.flat[0].slice_index for row in found] == [0, 0, 1, 1]
+    message = "config.mesh.data=1 has to be a multiple of 2, the number of TPU slices"
+    with pytest.raises(UserError, match=message):
+        sharding.arrange((1, 16, 1, 1), chips)
+
+
 @pytest.mark.parametrize(
     "shape, names, expected",
     [
         ((64, 128), ("embed", "mlp"), P("fsdp", "tensor")),
         ((63, 128), ("embed", "mlp"), P(None, "tensor")),  # 63 is not divisible: whole
-        ((16, 8, 64), ("batch", "tokens", "embed"), P(("data", "fsdp"))),  # fsdp is taken
+        (
+            (16, 8, 64),
+            ("batch", "tokens", "embed"),
+            P(("data", "fsdp"), "sequence"),
+        ),  # fsdp is taken
         ((6, 64), ("batch", "embed"), P("data", "fsdp")),  # 6 = 2 x 3: only data divides
         ((64, 64), ("embed", "embed"), P("fsdp")),
         ((64,), (None,), P()),

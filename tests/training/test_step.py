@@ -27,7 +27,7 @@ def some_batch(number=0, rows=32):
 
 def run(steps=3, accumulate=1, ema_decay=0.0, seed=0, optimizer=None, sizes=(2, 4, 1)):
     """Some updates of the linear objective on eight devices: the states and the metrics."""
-    mesh = sharding.make_mesh(dict(zip(sharding.AXES, sizes)))
+    mesh = sharding.make_mesh({**dict(zip(("data", "fsdp", "tensor"), sizes)), "sequence": 1})
     optimizer = optimizer or optax.adam(1e-2)
     objective = Linear(module=None)
     factory = StateFactory(
@@ -82,7 +82,7 @@ def test_accumulation_is_the_big_batch(parts):
 
 
 def test_rows_stay_on_their_devices():
-    mesh = sharding.make_mesh({"data": 4, "fsdp": 2, "tensor": 1})
+    mesh = sharding.make_mesh({"data": 4, "fsdp": 2, "sequence": 1, "tensor": 1})
     place = sharding.batch_sharding(mesh, RULES)
     batch = {"image": jax.ShapeDtypeStruct((32, 2, 2, 2), jnp.uint8, sharding=place)}
     compiled = jax.jit(lambda b: step._split(b, 2, place)).lower(batch).compile().as_text()

@@ -18,7 +18,7 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     config = tiny.get_config()
     config.total_steps, config.eval_every_steps = 4, None
-    config.mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+    config.mesh = {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
     return workdir, vit_jax.train(config, workdir)
 
 

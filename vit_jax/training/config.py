@@ -49,7 +49,8 @@ def base_config() -> ConfigDict:
     config.schedule = ConfigDict(SCHEDULE_DEFAULTS)  # each option is explained there
     config.ema_decay = 0.0  # of the parameters' running average, which is then what is evaluated
     config.accumulate_steps = 1  # micro-batches whose gradients are averaged before one update
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # devices per axis, one -1
+    # Devices along each axis, one of them -1 for the rest; see vit_jax/training/sharding.py.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "sequence": 1, "tensor": 1})
     # A parameter's dimension that the mesh axes do not divide is left whole (the parameter table
     # printed at the start shows it).
     config.sharding_rules = ConfigDict(RULE_DEFAULTS)  # mesh axes of each logical axis

@@ -1,9 +1,10 @@
 """Where arrays live: a device mesh, and the table from logical axis names to mesh axes.
 
-The mesh has three named axes. `data` splits the batch; `fsdp` splits the batch and the parameters
-(each device holds a part of them and gathers the rest layer by layer); `tensor` splits heads and
-hidden units. Parameters carry logical axis names ("embed", "heads", ...); `config.sharding_rules`
-says which mesh axes each name is split over.
+The mesh has four named axes. `data` splits the batch; `fsdp` splits the batch and the parameters
+(each device holds a part of them and gathers the rest layer by layer); `sequence` splits the tokens
+of each image, for high resolutions; `tensor` splits heads and hidden units. Parameters and
+activations carry logical axis names ("embed", "heads", "tokens", ...); `config.sharding_rules` says
+which mesh axes each name is split over.
 """
 
 import contextlib
@@ -12,13 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vit_jax import naming, ranges
 from vit_jax.errors import UserError
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "sequence", "tensor")
 
 Rules = dict[str, tuple[str, ...]]
 
@@ -34,7 +37,7 @@ RULE_DEFAULTS: dict[str, tuple[str, ...] | None] = {
     "qkv": None,
     "layers": None,
     "patch": None,
-    "tokens": None,
+    "tokens": ("sequence",),
     "channels": None,
 }
 
@@ -57,7 +60,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     """Returns a mesh of all devices of all processes, or of those given.
 
     Args:
-      sizes: devices along `data`, `fsdp` and `tensor`; one of them may be -1 for "the rest".
+      sizes: devices along each of `AXES`; one of them may be -1 for "the rest".
       devices: what to make it of; None: all there are.
 
     Raises:
@@ -77,9 +80,38 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
             f"mesh {given} does not make use of exactly the {count} devices there are; "
             f"set one of config.mesh.{{{','.join(AXES)}}} to -1 and let the others divide {count}"
         )
+    arranged = arrange(tuple(shape), jax.devices() if devices is None else devices)
     # Linen's logical constraints need axes of type Auto, which is not the default.
-    types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(shape), AXES, axis_types=types, devices=devices)
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def arrange(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """Returns the devices in the shape of a mesh, neighbours along the last axes close together.
+
+    TPU slices are connected by slow links. Where there are several, they lie along `data`, which
+    needs one sum of gradients a step; all that is exchanged layer by layer stays within a slice.
+
+    Args:
+      shape: sizes along `AXES`.
+      devices: as many.
+
+    Raises:
+      UserError: the number of slices does not divide the size of `data`.
+    """
+    tpus = [device for device in devices if device.platform == "tpu"]
+    slices = len({getattr(device, "slice_index", 0) for device in tpus}) or 1
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if shape[0] % slices:
+        raise UserError(
+            f"config.mesh.data={shape[0]} has to be a multiple of {slices}, the number of TPU "
+            "slices: only the data axis goes over the slow links between them"
+        )
+    within = (shape[0] // slices, *shape[1:])
+    between = (slices, *(1 for _ in shape[1:]))
+    return mesh_utils.create_hybrid_device_mesh(
+        within, between, devices, allow_split_physical_axes=True
+    )
 
 
 def make_rules(table: Mapping[str, Any]) -> Rules:
@@ -252,9 +284,9 @@ def activation_rules(
 ) -> tuple[tuple[str, tuple[str, ...] | None], ...]:
     """Returns the rules for activations, in the form that Flax takes.
 
-    An activation cannot be split unevenly. Its sizes are not known here, but its named dimensions
-    are those of the parameters: a rule is left out where it does not divide all of them (three
-    heads over two devices).
+    The named dimensions of activations are those of the parameters: a rule is left out where it
+    does not divide all of them (three heads over two devices). Tokens alone may be split unevenly,
+    197 of them over four devices: the compiler pads them.
 
     Args:
       rules: mesh axes of each logical name.
@@ -269,7 +301,8 @@ def activation_rules(
             sizes.setdefault(name, set()).add(size)
 
     def divides(name: str) -> bool:
-        return all(size % _product(mesh, rules[name]) == 0 for size in sizes.get(name, ()))
+        shards = _product(mesh, rules[name])
+        return name == "tokens" or all(size % shards == 0 for size in sizes.get(name, ()))
 
     ordered = sorted(rules, key=lambda name: name != "batch")  # the first rule wins a mesh axis
     return tuple((name, rules[name] if rules[name] and divides(name) else None) for name in ordered)
