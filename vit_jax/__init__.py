@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives.
 _HOMES = {
+    "compile_ahead": "vit_jax.ahead.compile_ahead",
     "create_model": "vit_jax.models",
     "list_models": "vit_jax.models",
     "preprocess": "vit_jax.data",
@@ -26,6 +27,7 @@ _HOMES = {
 __all__ = [
     "__version__",
     "base_config",
+    "compile_ahead",
     "create_model",
     "evaluate",
     "evaluate_knn",

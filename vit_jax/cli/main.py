@@ -2,8 +2,8 @@
 
 Exit codes: 0 done; 2 the user has to change something (the message says what); 75 the run was
 stopped by SIGTERM or SIGINT and saved, the same command resumes it (EX_TEMPFAIL of sysexits.h).
-An error that nobody thought of keeps its traceback and exits with 1, as does `validate`, without
-one, where it finds a difference.
+An error that nobody thought of keeps its traceback and exits with 1, as do, without one, `validate`
+where it finds a difference and `compile` where a step does not fit.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 import vit_jax
+from vit_jax.cli import compile as compile_command
 from vit_jax.cli import convert, evaluate, export, knn, memory, train, validate
 from vit_jax.errors import UserError
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"vit-jax {vit_jax.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (train, evaluate, knn, convert, validate, export):
+    for command in (train, evaluate, knn, compile_command, convert, validate, export):
         command.add_parser(commands)
     arguments, rest = parser.parse_known_args(argv)
     if argv is None:

@@ -121,16 +121,16 @@ class Experiment:
         rows = {**row, "label": scalar, "skipped": scalar}
         sizes = {**dict.fromkeys(rows, self.config.data.batch_size), "stop": self.batch_shards}
         return {
-            name: jax.ShapeDtypeStruct((sizes[name], *x.shape), x.dtype, sharding=self.batch_sharding)
+            name: jax.ShapeDtypeStruct(
+                (sizes[name], *x.shape), x.dtype, sharding=self.batch_sharding
+            )
             for name, x in {**rows, "stop": scalar}.items()
         }
 
     def constant_shapes(self) -> Any:
         """Returns shapes, dtypes and shardings of the objective's constants."""
         constants = self._constants()
-        places = sharding.param_shardings(
-            constants.arrays, constants.axes, self._rules, self.mesh
-        )
+        places = sharding.param_shardings(constants.arrays, constants.axes, self._rules, self.mesh)
         return jax.tree.map(
             lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
             constants.arrays,

@@ -1,0 +1,96 @@
+"""FLOPs and bytes against XLA's own analysis, and loops against what they repeat."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vit_jax.ahead import hlo
+from vit_jax.ahead.cost import cost
+
+ONE = jax.ShapeDtypeStruct((), jnp.float32)
+
+
+def shape(*sizes):
+    return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+
+def compiled(function, *arguments):
+    found = jax.jit(function).lower(*arguments).compile()
+    return found, hlo.parse(found.as_text())
+
+
+def einsum(equation):
+    return lambda a, b: jnp.einsum(equation, a, b)
+
+
+def conv(**options):
+    return lambda x, kernel: jax.lax.conv_general_dilated(
+        x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC"), **options
+    )
+
+
+@pytest.mark.parametrize(
+    "function, arguments",
+    [
+        (einsum("ij,jk->ik"), [(33, 65), (65, 17)]),
+        (einsum("bnhd,bmhd->bhnm"), [(2, 5, 3, 8), (2, 7, 3, 8)]),
+        (conv(window_strides=(2, 2), padding="SAME"), [(2, 9, 12, 3), (3, 5, 3, 4)]),
+        (
+            conv(window_strides=(1, 1), padding=((2, 3), (0, 1)), lhs_dilation=(2, 3)),
+            [(2, 5, 4, 3), (3, 2, 3, 4)],
+        ),
+        (
+            conv(window_strides=(1, 1), padding="SAME", feature_group_count=3),
+            [(1, 8, 8, 3), (3, 3, 1, 6)],
+        ),
+    ],
+)
+def test_flops_of_one_operation_are_those_of_xla(function, arguments):
+    program, parsed = compiled(function, *(shape(*sizes) for sizes in arguments))
+    found, analysis = cost(parsed), program.cost_analysis()
+    assert found.flops == pytest.approx(analysis["flops"], rel=1e-6)
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    """A scan of 5, in a scan of 3, of a product of 16 x 16 matrices: 15 products."""
+
+    def inner(x, w):
+        return x @ w, None
+
+    def outer(x, ws):
+        return jax.lax.scan(inner, x, ws)
+
+    def run(x, ws):
+        return jax.lax.scan(lambda x, ws: (outer(x, ws)[0], None), x, ws)[0]
+
+    program, parsed = compiled(run, shape(16, 16), shape(3, 5, 16, 16))
+    assert cost(parsed).flops == 15 * 2 * 16**3
+    assert program.cost_analysis()["flops"] < 2 * 2 * 16**3 + 100  # XLA's own: the body once
+    assert parsed.unknown_loops == 0
+
+
+def test_a_step_of_a_scan_reads_its_slice():
+    """A scan over 50 matrices reads each once, not all of them 50 times."""
+
+    def run(x, ws):
+        return jax.lax.scan(lambda x, w: (x @ w, None), x, ws)[0]
+
+    _, parsed = compiled(run, shape(16, 16), shape(50, 16, 16))
+    size = 16 * 16 * 4
+    assert 3 * 50 * size <= cost(parsed).bytes <= 8 * 50 * size
+
+
+def test_bytes_of_element_wise_work_are_those_of_xla():
+    program, parsed = compiled(lambda x, y: (jnp.sin(x) * y, x + 1), shape(64, 32), shape(64, 32))
+    assert cost(parsed).bytes == 5 * 64 * 32 * 4  # x is read twice
+    # XLA counts the two pointers of the result as well.
+    assert program.cost_analysis()["bytes accessed"] == cost(parsed).bytes + 2 * 8
+
+
+def test_a_loop_that_depends_on_data_is_named():
+    def run(x):
+        return jax.lax.while_loop(lambda x: jnp.sum(x) < 10, lambda x: x @ x, x)
+
+    _, parsed = compiled(run, shape(4, 4))
+    assert parsed.unknown_loops == 1
+    assert cost(parsed).flops == 2 * 4**3

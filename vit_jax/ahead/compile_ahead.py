@@ -1,0 +1,191 @@
+"""From a recipe to a report on its compiled train step."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vit_jax import naming
+from vit_jax.ahead import hlo
+from vit_jax.ahead.collectives import Collective, collectives
+from vit_jax.ahead.cost import Cost, cost
+from vit_jax.ahead.data_sizes import EXAMPLES, SIZES
+from vit_jax.ahead.program import Step, TooLarge, compile_step
+from vit_jax.ahead.report import Memory, Report, traffic
+from vit_jax.ahead.roofline import roofline
+from vit_jax.ahead.teacher import described_model
+from vit_jax.ahead.topology import devices_of
+from vit_jax.errors import UserError
+from vit_jax.models import field_ranges
+from vit_jax.training import hardware
+from vit_jax.training.config import open_and_lock
+from vit_jax.training.experiment import Experiment
+from vit_jax.training.resolve import check, resolve
+from vit_jax.training.sharding import AXES
+
+LARGEST = 3  # collectives that the report names one by one
+
+
+def compile_ahead(
+    config: ConfigDict,
+    platform: str,
+    *,
+    topology: str | None = None,
+    mesh: Mapping[str, int] | None = None,
+    num_classes: int | None = None,
+    train_examples: int | None = None,
+) -> Report:
+    """Compiles the train step of a recipe and reports what it takes. Nothing is computed.
+
+    Neither the devices nor the data have to be there. Call it in a process in which JAX has not
+    computed anything: the number of simulated CPU devices can be set only once.
+
+    Args:
+      config: see `vit_jax.training.config`.
+      platform: "tpu", "gpu" or "cpu".
+      topology: of a TPU, such as "v5e:16x16": kind and chips along each side.
+      mesh: devices along each axis, the others 1; None: `config.mesh`.
+      num_classes: of the data; None: by `config.model.num_classes`, or those of a data set that is
+        known.
+      train_examples: of the data; None: as known. Only durations depend on it.
+
+    Raises:
+      UserError: the configuration is not consistent, the platform is not there, or nothing says how
+        many classes there are.
+    """
+    check(config)
+    config = _on_mesh(config, mesh)
+    devices = devices_of(platform, topology, _count(config.mesh, platform))
+    config = _resolved(config, num_classes, train_examples)
+    experiment = Experiment(config, devices, load_model=described_model)
+    return _report(experiment, platform, topology, compile_step(experiment))
+
+
+def _on_mesh(config: ConfigDict, mesh: Mapping[str, int] | None) -> ConfigDict:
+    config = open_and_lock(config.copy_and_resolve_references())
+    if mesh is not None:
+        naming.check_known("mesh axis", mesh, AXES)
+        config.mesh.update({**dict.fromkeys(AXES, 1), **mesh})
+    return config
+
+
+def _count(mesh: Mapping[str, int], platform: str) -> int | None:
+    """How many devices the mesh has; None where one axis takes the rest."""
+    if -1 not in mesh.values():
+        return math.prod(mesh.values())
+    if platform == "cpu":
+        given = ", ".join(f"{axis}={size}" for axis, size in mesh.items())
+        raise UserError(
+            f"the mesh {given} takes as many devices as there are, and those of --platform cpu are "
+            "simulated: say how many, as in --mesh data=4,fsdp=2"
+        )
+    return None
+
+
+def _resolved(
+    config: ConfigDict, num_classes: int | None, train_examples: int | None
+) -> ConfigDict:
+    """The complete configuration, without the data."""
+    examples, classes = SIZES.get(config.data.source, (EXAMPLES, None))
+    classes = num_classes or config.model.num_classes or classes
+    if classes is None:
+        if field_ranges(config.model.name)["num_classes"].fits(1):
+            raise UserError(
+                f"how many classes {config.data.source!r} has is not known without the data: set "
+                "--num-classes, or --config.model.num_classes"
+            )
+        classes = 0
+    return resolve(config, train_examples or examples, classes)
+
+
+def _report(
+    experiment: Experiment, platform: str, topology: str | None, found: Step | TooLarge
+) -> Report:
+    config, device = experiment.config, experiment.mesh.devices.flat[0]
+    devices = experiment.mesh.size
+    trained, every = experiment.state_factory.shapes.params, experiment.all_shapes()
+    chip = hardware.chip(device)
+    model_flops = experiment.training_flops() * config.data.batch_size / devices
+    common = dict(
+        recipe=config.model.name,
+        platform=platform,
+        topology=topology,
+        device_kind=device.device_kind,
+        devices=devices,
+        mesh=dict(experiment.mesh.shape),
+        parameters=_size(every),
+        trained=_size(trained),
+        batch=config.data.batch_size,
+        accumulate_steps=config.accumulate_steps,
+        state_bytes=_bytes_a_device(experiment.state_factory.targets()),
+        compile_seconds=found.seconds,
+        model_flops=model_flops,
+        forward_flops=float(experiment.module.flops()),
+    )
+    if isinstance(found, TooLarge):
+        return Report(fits=False, capacity=found.available, needed=found.needed, **common)
+    memory = _memory(found.compiled)
+    program = hlo.parse(found.compiled.as_text())
+    costs, sent = cost(program), collectives(program, devices)
+    sums = traffic(sent)
+    roof = None
+    if chip is not None:
+        total = sum(x.bytes for x in sums.values())
+        roof = roofline(chip, costs.flops, costs.bytes, total, model_flops)
+    return Report(
+        fits=chip is None or memory.total <= chip.memory or platform == "tpu",
+        capacity=None if chip is None else int(chip.memory),
+        needed=memory.total,
+        memory=memory,
+        flops=costs.flops,
+        bytes_accessed=costs.bytes,
+        collectives=sums,
+        largest=_largest(sent),
+        roofline=roof,
+        notes=_notes(program, costs),
+        **common,
+    )
+
+
+def _size(tree: Any) -> int:
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def _bytes_a_device(tree: Any) -> int:
+    """Of shapes with shardings."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+def _memory(compiled: jax.stages.Compiled) -> Memory:
+    found = compiled.memory_analysis()
+    return Memory(
+        arguments=found.argument_size_in_bytes,
+        outputs=found.output_size_in_bytes,
+        aliased=found.alias_size_in_bytes,
+        temporaries=found.temp_size_in_bytes,
+        code=found.generated_code_size_in_bytes,
+    )
+
+
+def _largest(found: Sequence[Collective]) -> tuple[Collective, ...]:
+    return tuple(sorted(found, key=lambda x: x.sent, reverse=True)[:LARGEST])
+
+
+def _notes(program: hlo.Program, costs: Cost) -> tuple[str, ...]:
+    """What the numbers leave out."""
+    notes = []
+    if costs.unknown_kernels:
+        notes.append(
+            f"FLOPs without those of the kernels {', '.join(costs.unknown_kernels)}, which do not "
+            "say theirs"
+        )
+    if program.unknown_loops:
+        notes.append(
+            f"{program.unknown_loops} loops run as often as their data asks for and count once "
+            "(random numbers of mixup, for example)"
+        )
+    return tuple(notes)

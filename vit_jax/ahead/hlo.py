@@ -1,0 +1,288 @@
+"""A compiled program as XLA prints it: computations, instructions, and how often each runs.
+
+`jax.stages.Compiled.as_text()` is the optimized program of one device. XLA's own
+`cost_analysis()` counts the body of a loop once, however often the loop runs; so what is asked of a
+program here is asked of its text, with `executions` saying how often each computation runs.
+
+https://openxla.org/xla/operation_semantics has the operations; the text format is that of
+`HloModule::ToString`.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator
+
+# Bits of an element; what is not here is 8 bits times the number at the end of its name.
+_BITS = {"pred": 8, "s4": 4, "u4": 4, "s2": 2, "u2": 2, "token": 0, "opaque": 0}
+_ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](\{[^}]*\})?")
+_SPACE = re.compile(r"S\((\d+)\)")
+_NAME = re.compile(r"%([\w.\-]+)")
+_LINE = re.compile(r"\s*(ROOT )?%([\w.\-]+) = ")
+_HEADER = re.compile(r"(ENTRY )?%([\w.\-]+) \(.*\{$")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition|branch_computations)=")
+_LESS = {"LT": 0, "LE": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """An array's type, without its values.
+
+    Attributes:
+      dtype: as XLA names it, such as "bf16".
+      shape: of one device's part.
+      space: memory it is kept in; 0 is the device's main memory, 1 a TPU's vector memory (VMEM).
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    space: int = 0
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the elements; what a layout pads is not counted."""
+        return math.ceil(self.elements * _bits(self.dtype) / 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a program.
+
+    Attributes:
+      name: unique in its computation.
+      opcode: such as "all-gather".
+      arrays: of the result; several where it is a tuple.
+      operands: names of the instructions whose results it takes.
+      inside: the text between the parentheses.
+      attributes: the text after them.
+    """
+
+    name: str
+    opcode: str
+    arrays: tuple[Array, ...]
+    operands: tuple[str, ...]
+    inside: str
+    attributes: str
+
+    @property
+    def op_name(self) -> str:
+        """Where in the traced function it comes from, "" where XLA does not say."""
+        return self.attribute(r'op_name="([^"]*)"') or ""
+
+    def attribute(self, pattern: str) -> str | None:
+        """Returns the group of a pattern in the attributes, None where it does not occur."""
+        found = re.search(pattern, self.attributes)
+        return found[1] if found else None
+
+    def called(self, what: str) -> str | None:
+        """Returns the name of the computation it calls as `what`, such as "body"."""
+        return self.attribute(rf"\b{what}=%([\w.\-]+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation:
+    """A function of a program: its instructions by name, in order, and the one it returns."""
+
+    name: str
+    instructions: dict[str, Instruction]
+    root: str
+
+    def operand_arrays(self, instruction: Instruction) -> tuple[Array, ...]:
+        """Returns the arrays that an instruction takes."""
+        known = self.instructions
+        return tuple(
+            x for name in instruction.operands if name in known for x in known[name].arrays
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A module: its computations by name, and the one that runs."""
+
+    computations: dict[str, Computation]
+    entry: str
+
+    def called(self, instruction: Instruction, what: str) -> Computation | None:
+        """Returns the computation that an instruction calls as `what`, such as "body"."""
+        name = instruction.called(what)
+        return None if name is None else self.computations[name]
+
+    @functools.cached_property
+    def executions(self) -> tuple[tuple[Computation, int], ...]:
+        """The computations that run by themselves, and how often: the entry, bodies of loops.
+
+        What a fusion or a reduction calls is part of its instruction. A loop whose length is not
+        known runs once here, see `unknown_loops`. Of a conditional every branch counts.
+        """
+        return tuple(self._run(self.computations[self.entry], 1))
+
+    def _run(self, computation: Computation, times: int) -> Iterator[tuple[Computation, int]]:
+        yield computation, times
+        for instruction in computation.instructions.values():
+            if instruction.opcode == "while":
+                trips = times * (self.trip_count(instruction, computation) or 1)
+                yield from self._run(self.computations[instruction.called("body")], trips)
+            elif instruction.opcode in ("call", "conditional"):
+                for name in called_names(instruction):
+                    yield from self._run(self.computations[name], times)
+
+    @property
+    def unknown_loops(self) -> int:
+        """How many loops there are whose length the text does not tell."""
+        return sum(
+            self.trip_count(instruction, computation) is None
+            for computation, _ in self.executions
+            for instruction in computation.instructions.values()
+            if instruction.opcode == "while"
+        )
+
+    def trip_count(self, loop: Instruction, computation: Computation) -> int | None:
+        """Returns how often the body of a loop runs, None where it cannot be seen.
+
+        XLA says it, or the condition compares a counter that goes up by one with a constant.
+
+        Args:
+          loop: the "while".
+          computation: that it stands in.
+        """
+        said = loop.attribute(r'"known_trip_count":\{"n":"(\d+)"')
+        if said is not None:
+            return int(said)
+        limit = self._limit(self.called(loop, "condition"))
+        if limit is None:
+            return None
+        index, end = limit
+        start = _initial(loop, index, computation)
+        return None if start is None else max(end - start, 0)
+
+    def _limit(self, condition: Computation) -> tuple[int, int] | None:
+        """Which element of the loop's state is counted, and up to where, without it."""
+        root = condition.instructions[condition.root]
+        if root.opcode == "fusion":  # the comparison alone in a computation of its own
+            inner = self.called(root, "calls")
+            compared = inner.instructions[inner.root]
+            outside = dict(zip(_parameters(inner), root.operands))
+            names = [outside.get(name, name) for name in compared.operands]
+            known = {**inner.instructions, **condition.instructions}
+        else:
+            compared, names, known = root, list(root.operands), condition.instructions
+        direction = compared.attribute(r"direction=(\w+)")
+        if compared.opcode != "compare" or direction not in _LESS:
+            return None
+        counter, end = (known[name] for name in names)
+        index = counter.attribute(r"index=(\d+)")
+        if counter.opcode != "get-tuple-element" or not _is_number(end) or index is None:
+            return None
+        return int(index), int(end.inside) + _LESS[direction]
+
+
+def parse(text: str) -> Program:
+    """Reads what `Compiled.as_text()` returns.
+
+    Raises:
+      ValueError: it has no computation that is the entry.
+    """
+    computations, entry, name = {}, None, None
+    lines: list[tuple[bool, Instruction]] = []
+    for line in text.splitlines():
+        header = _HEADER.match(line)
+        if header:
+            name, lines = header[2], []
+            entry = name if header[1] else entry
+        elif line.startswith("}") and name is not None:
+            root = next(x.name for is_root, x in lines if is_root)
+            computations[name] = Computation(name, {x.name: x for _, x in lines}, root)
+            name = None
+        elif name is not None and _LINE.match(line):
+            lines.append(_instruction(line))
+    if entry is None:
+        raise ValueError("the text is not that of a compiled program: it has no ENTRY")
+    return Program(computations, entry)
+
+
+def called_names(instruction: Instruction) -> list[str]:
+    """Returns the names of all computations that an instruction calls."""
+    found = []
+    for match in _CALLED.finditer(instruction.attributes):
+        rest = instruction.attributes[match.end() :]
+        listed = rest[1 : rest.index("}")] if rest.startswith("{") else rest.split(",")[0]
+        found += _NAME.findall(listed)
+    return found
+
+
+def _instruction(line: str) -> tuple[bool, Instruction]:
+    line = re.sub(r"/\*.*?\*/", "", line)
+    start = _LINE.match(line)
+    end = _end_of_type(line, start.end())
+    opening = line.index("(", end)
+    closing = _matching(line, opening)
+    inside = line[opening + 1 : closing]
+    return bool(start[1]), Instruction(
+        name=start[2],
+        opcode=line[end:opening].strip(),
+        arrays=arrays_of(line[start.end() : end]),
+        operands=tuple(_NAME.findall(inside)),
+        inside=inside,
+        attributes=line[closing + 1 :],
+    )
+
+
+def arrays_of(text: str) -> tuple[Array, ...]:
+    """Returns the arrays of a type as XLA writes it, such as `(f32[2]{0}, s32[]{:S(1)})`."""
+    found = []
+    for dtype, sizes, layout in _ARRAY.findall(text):
+        space = _SPACE.search(layout)
+        shape = tuple(int(size.lstrip("<=")) for size in sizes.split(",") if size)
+        found.append(Array(dtype, shape, int(space[1]) if space else 0))
+    return tuple(found)
+
+
+def _end_of_type(line: str, start: int) -> int:
+    if line[start] == "(":
+        return _matching(line, start) + 1
+    return line.index(" ", start)
+
+
+def _matching(line: str, opening: int) -> int:
+    """Returns where the parenthesis at `opening` closes; quoted text may hold any."""
+    depth, quoted = 0, False
+    for i in range(opening, len(line)):
+        if line[i] == '"' and line[i - 1] != "\\":
+            quoted = not quoted
+        if not quoted:
+            depth += (line[i] == "(") - (line[i] == ")")
+        if depth == 0:
+            return i
+    raise ValueError(f"a parenthesis does not close: {line[opening : opening + 80]}")
+
+
+def _bits(dtype: str) -> int:
+    if dtype in _BITS:
+        return _BITS[dtype]
+    return int(re.match(r"[a-z]+(\d+)", dtype)[1])
+
+
+def _is_number(instruction: Instruction) -> bool:
+    return instruction.opcode == "constant" and instruction.inside.lstrip("-").isdigit()
+
+
+def _parameters(computation: Computation) -> list[str]:
+    found = [x for x in computation.instructions.values() if x.opcode == "parameter"]
+    return [x.name for x in sorted(found, key=lambda x: int(x.inside))]
+
+
+def _initial(loop: Instruction, index: int, computation: Computation) -> int | None:
+    """The value of an element of a loop's state before the first round, 0 or another constant."""
+    state = computation.instructions[loop.operands[0]]
+    if state.opcode != "tuple":
+        return None
+    first = computation.instructions[state.operands[index]]
+    while first.opcode in ("copy", "bitcast", "copy-start", "copy-done"):
+        first = computation.instructions[first.operands[0]]
+    return int(first.inside) if _is_number(first) else None

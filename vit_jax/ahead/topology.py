@@ -1,0 +1,130 @@
+"""Devices to compile for, which need not be there.
+
+The compiler of TPUs is in libtpu, a Python package that works without a TPU. For CPUs there are as
+many simulated devices as asked for. For GPUs XLA needs to try its kernels on one, so what is
+compiled for is what is attached.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+
+import jax
+
+from vit_jax import naming
+from vit_jax.errors import UserError
+
+PLATFORMS = ("cpu", "gpu", "tpu")
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_DEEP = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
+# Usual sizes of slices, in chips, of the kinds whose devices the compiler counts as JAX does on a
+# TPU (of v4 it counts cores, and JAX chips). Source: cloud.google.com/tpu/docs/{v2,...,tpu7x}.
+TOPOLOGIES = {
+    "v2": ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    "v3": ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16", "16x32", "32x32"),
+    "v5e": _FLAT,
+    "v5p": _DEEP,
+    "v6e": _FLAT,
+    "tpu7x": _DEEP,
+}
+# What libtpu asks of the machine it believes to be on. It is read once, when libtpu is loaded.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is opened, so several processes may
+}
+
+
+def devices_of(platform: str, topology: str | None, count: int | None) -> Sequence[jax.Device]:
+    """Returns the devices to compile for.
+
+    Args:
+      platform: one of `PLATFORMS`.
+      topology: of a TPU, such as "v5e:16x16": kind and chips along each side.
+      count: how many, where the platform does not say; None: all.
+
+    Raises:
+      UserError: there is no such platform or topology, or what it needs is not here.
+    """
+    naming.check_known("platform", [platform], PLATFORMS)
+    if platform == "tpu":
+        return _tpus(topology)
+    if topology is not None:
+        raise UserError(
+            f"topology {topology!r} is one of TPUs, and the platform is {platform!r}: leave it out "
+            "and say the number of devices with the mesh, as in data=8"
+        )
+    return _cpus(count) if platform == "cpu" else _gpus(count)
+
+
+def _tpus(topology: str | None) -> Sequence[jax.Device]:
+    from jax.experimental import topologies
+
+    kind, sides = _parsed(topology)
+    try:
+        import libtpu  # noqa: F401, topologies says less where it is missing
+    except ImportError as error:
+        raise UserError(
+            'compiling for TPUs needs libtpu, which is not installed: pip install "vit_jax[tpu]" '
+            "(no TPU has to be there)"
+        ) from error
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # By default a host has 2 x 2 chips, which fewer chips cannot be made of.
+    host = {"chips_per_host_bounds": [1, 1, 1]} if sides.count("1") == len(sides) else {}
+    try:
+        found = topologies.get_topology_desc(topology, platform="tpu", **host)
+    except Exception as error:  # of several types; the text says what
+        raise UserError(
+            f"libtpu has no topology {topology!r} ({str(error).splitlines()[0]}); usual ones of "
+            f"{kind} are {', '.join(TOPOLOGIES[kind])}"
+        ) from error
+    return found.devices
+
+
+def _parsed(topology: str | None) -> tuple[str, list[str]]:
+    """The kind of TPU and the chips along each side."""
+    examples = "such as v5e:16x16 or v5p:4x4x4"
+    if topology is None:
+        raise UserError(f"compiling for TPUs needs a topology, {examples}")
+    kind, _, shape = topology.partition(":")
+    if kind not in TOPOLOGIES:
+        raise UserError(f"topology {topology!r}: {naming.unknown('TPU', kind, TOPOLOGIES)}")
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", shape):
+        raise UserError(
+            f"topology {topology!r}: expected KIND:SIDES, {examples}; usual ones of {kind} are "
+            f"{', '.join(TOPOLOGIES[kind])}"
+        )
+    return kind, shape.split("x")
+
+
+def _cpus(count: int | None) -> Sequence[jax.Device]:
+    """Simulated devices: as many as asked for where JAX has not started, else those there are."""
+    try:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", count or 1)
+    except RuntimeError:  # JAX has started
+        pass
+    found = jax.devices("cpu")
+    if count is not None and len(found) < count:
+        raise UserError(
+            f"the mesh has {count} devices, and JAX has started with {len(found)} CPU devices: "
+            f"call it before anything else uses JAX, or after "
+            f'jax.config.update("jax_num_cpu_devices", {count})'
+        )
+    return found[:count]
+
+
+def _gpus(count: int | None) -> Sequence[jax.Device]:
+    try:
+        found = jax.devices("gpu")
+    except RuntimeError as error:
+        raise UserError(
+            "compiling for GPUs needs one of the kind attached, because XLA chooses kernels by "
+            "trying them, and JAX finds none: run it on a machine that has as many as the mesh, "
+            'with pip install "vit_jax[cuda]"; or see the sharding with --platform cpu'
+        ) from error
+    if count is not None and len(found) < count:
+        raise UserError(f"the mesh has {count} devices, and {len(found)} GPUs are attached")
+    return found[:count]
