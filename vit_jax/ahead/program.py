@@ -3,7 +3,6 @@
 import dataclasses
 import re
 import time
-from typing import Any
 
 import jax
 
@@ -60,18 +59,23 @@ def compile_step(experiment: Experiment) -> Step | TooLarge:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        found = _SPACE.search(str(error))
-        if not found or "RESOURCE_EXHAUSTED" not in str(error):
+        space = space_in(str(error))
+        if space is None:
             raise
-        needed, available = (
-            int(float(number) * _UNITS[unit])
-            for number, unit in (found.group(1, 2), found.group(3, 4))
-        )
-        return TooLarge(needed, available, time.perf_counter() - start, str(error))
+        return TooLarge(*space, time.perf_counter() - start, str(error))
     return Step(compiled, time.perf_counter() - start)
 
 
-def shapes_of(tree: Any) -> tuple[int, int]:
-    """Returns the number of elements and of bytes of a tree of arrays or shapes."""
-    leaves = jax.tree.leaves(tree)
-    return sum(x.size for x in leaves), sum(x.size * x.dtype.itemsize for x in leaves)
+def space_in(message: str) -> tuple[int, int] | None:
+    """Returns the bytes needed and available that an error of the compiler tells of.
+
+    Args:
+      message: the error's text; None is returned where it is about something else.
+    """
+    found = _SPACE.search(message)
+    if not found or "RESOURCE_EXHAUSTED" not in message:
+        return None
+    needed, available = (
+        int(float(number) * _UNITS[unit]) for number, unit in (found.group(1, 2), found.group(3, 4))
+    )
+    return needed, available

@@ -1,0 +1,192 @@
+"""Train steps of large models, compiled for TPUs that are not there: memory, traffic, roofline.
+
+    pip install "vit_jax[tpu]" && python benchmarks/tpu_compile.py
+
+Each row is `vit-jax compile` in a process of its own, whose compiler is libtpu's. A row is written
+when it is done, and a second run makes those that are missing; `--only TEXT` makes the rows whose
+name has the text, anew. `--markdown` prints the table of what there is.
+
+Models compute in bfloat16 on parameters in float32, with AdamW, blocks scanned. Mixup is off: the
+sampler of its shares takes as long to compile as the model. The meshes are one sensible choice
+each, not the result of a search. Weak scaling has rows of its own: the same model and images a
+chip on 8, 64 and 256 chips.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import machine
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results/tpu_compile.json"
+PLAIN = ("vit_b16_i1k", "objective.mixup_alpha=0.0")
+FULL, DOTS = "model.remat=full", "model.remat=dots_with_no_batch_dims_saveable"
+
+
+def plain(name: str) -> tuple[str, ...]:
+    """The recipe of a plain Vision Transformer of another size."""
+    return (*PLAIN, f"model.name={name}", "model.representation_size=None")
+
+
+# Recipe and what differs from it.
+MODELS = {
+    "ViT-B/16": PLAIN,
+    "ViT-L/16": plain("vit_large_patch16_224"),
+    "ViT-H/14": plain("vit_huge_patch14_224"),
+    "ViT-G/14": plain("vit_gigantic_patch14_224"),
+    "ViT-22B/14": plain("vit_22b_patch14_224"),
+    "MAE-H/14": ("mae_h14_pretrain",),
+    "Swin-L": (
+        "swin_b_i1k",
+        *("objective.mixup_alpha=0.0", "objective.cutmix_alpha=0.0"),
+        *("model.name=swin_large_patch4_window7_224", "model.scan=True"),
+        "data.train_transform=inception_crop|flip",
+    ),
+}
+# Model, topology, mesh, images a step, what a block keeps for its backward pass.
+TABLE = (
+    ("ViT-B/16", "v5e:2x2", "data=4", 256, ""),
+    ("ViT-22B/14", "v5p:4x4x4", "fsdp=64", 1024, FULL),
+    ("ViT-L/16", "v5e:16x16", "data=64,fsdp=4", 4096, ""),
+    ("ViT-G/14", "v5p:4x4x4", "data=4,fsdp=16", 2048, FULL),
+    ("ViT-H/14", "v6e:16x16", "data=64,fsdp=4", 4096, ""),
+    ("MAE-H/14", "v5e:16x16", "data=64,fsdp=4", 4096, ""),
+    ("Swin-L", "v5e:16x16", "data=256", 1024, FULL),
+    ("ViT-22B/14", "v5e:16x16", "fsdp=256", 2048, FULL),
+    ("ViT-22B/14", "v5e:2x2", "fsdp=4", 4, FULL),
+    ("ViT-G/14", "v5e:16x16", "data=16,fsdp=16", 4096, FULL),
+    ("ViT-H/14", "v5e:16x16", "data=64,fsdp=4", 4096, DOTS),
+    ("ViT-B/16", "v5e:16x16", "data=256", 4096, ""),
+    ("ViT-22B/14", "v6e:16x16", "fsdp=256", 4096, FULL),
+    ("ViT-G/14", "v6e:16x16", "data=16,fsdp=16", 4096, FULL),
+    ("ViT-L/16", "v5e:2x2", "fsdp=4", 128, DOTS),
+    ("ViT-H/14", "v5e:2x2", "fsdp=4", 64, FULL),
+    ("ViT-G/14", "v5e:2x2", "fsdp=4", 32, FULL),
+    ("MAE-H/14", "v5p:4x4x4", "data=16,fsdp=4", 4096, ""),
+    ("MAE-H/14", "v6e:16x16", "data=64,fsdp=4", 4096, ""),
+    ("Swin-L", "v6e:16x16", "data=256", 1024, ""),
+    ("Swin-L", "v5p:4x4x4", "data=64", 1024, ""),
+    ("ViT-B/16", "v5p:4x4x4", "data=64", 4096, ""),
+    ("ViT-B/16", "v6e:16x16", "data=256", 4096, ""),
+    ("ViT-L/16", "v5p:4x4x4", "data=16,fsdp=4", 4096, ""),
+    ("ViT-L/16", "v6e:16x16", "data=64,fsdp=4", 4096, ""),
+    ("ViT-H/14", "v5p:4x4x4", "data=16,fsdp=4", 4096, DOTS),
+)
+WEAK = (("v5e:2x4", 8), ("v5e:8x8", 64), ("v5e:16x16", 256))
+
+
+def jobs() -> Iterator[tuple[str, list[str]]]:
+    """The name of each row, and what `vit-jax compile` is given for it."""
+    for i, (model, topology, mesh, batch, remat) in enumerate(TABLE):
+        recipe, *changes = MODELS[model]
+        yield (
+            f"{model} on {topology}",
+            job(
+                recipe,
+                topology,
+                mesh,
+                [*changes, f"data.batch_size={batch}", *filter(None, [remat])],
+            ),
+        )
+        if i == len(MODELS):  # once each model has a row
+            for topology, chips in WEAK:
+                changes = [*PLAIN[1:], f"data.batch_size={16 * chips}"]
+                name = f"weak scaling: ViT-B/16 on {topology}"
+                yield name, job(PLAIN[0], topology, f"data={chips}", changes)
+
+
+def job(recipe: str, topology: str, mesh: str, changes: list[str]) -> list[str]:
+    """The arguments of `vit-jax compile`."""
+    where = ["--platform", "tpu", "--topology", topology, "--mesh", mesh]
+    overrides = [f"--config.{change}" for change in changes]
+    return ["--config", f"configs/{recipe}.py", *where, *overrides]
+
+
+def compiled(arguments: list[str]) -> dict[str, Any]:
+    """One row: the report, or what went wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "report.json"
+        command = [sys.executable, "-m", "vit_jax.cli.main", "compile", *arguments]
+        done = subprocess.run(
+            [*command, "--json", str(path)], cwd=ROOT, capture_output=True, text=True
+        )
+        if path.exists():
+            return json.loads(path.read_text())
+    return {"error": done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]}
+
+
+def line(name: str, row: dict[str, Any]) -> str:
+    """A row of the table in markdown."""
+    if "error" in row:
+        return f"| {name} | {row['error'][0][:120]} |"
+    mesh = " x ".join(f"{axis} {size}" for axis, size in row["mesh"].items() if size > 1)
+    capacity = row["capacity"] / 2**30
+    cells = [
+        name,
+        f"{row['parameters'] / 1e6:,.0f} M",
+        mesh,
+        f"{row['batch']:,}",
+        f"{row['needed'] / 2**30:.1f} of {capacity:.1f} GiB"
+        + ("" if row["fits"] else ": too large"),
+    ]
+    if row["fits"]:
+        roof = row["roofline"]
+        cells += [
+            f"{row['flops'] / 1e12:.1f} ({row['flops'] / row['model_flops']:.2f})",
+            f"{row['sent'] / 1e9:.2f} GB",
+            f"{1000 * roof['seconds']:.0f} ms ({roof['bound']})",
+            f"{100 * roof['share']:.0f} %",
+        ]
+    else:
+        cells += ["", "", "", ""]
+    return "| " + " | ".join([*cells, f"{row['compile_seconds']:.0f} s"]) + " |"
+
+
+HEADER = (
+    "| train step | parameters | mesh | batch | memory a chip | TFLOPs a chip (over the model's) | "
+    "sent a chip | at best | of peak | compiled in |\n|" + "---|" * 10
+)
+
+
+def write(rows: dict[str, Any]) -> None:
+    """Writes the rows that there are, and the machine that compiled them."""
+    report = {
+        "what": "train steps compiled for TPUs that are not there",
+        "machine": machine.describe(["jax", "jaxlib", "libtpu", "flax"]),
+        "rows": rows,
+    }
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def main() -> None:
+    """Makes the rows that are missing, and prints all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", metavar="TEXT", help="rows with it, made anew")
+    parser.add_argument("--markdown", action="store_true", help="print what there is")
+    args = parser.parse_args()
+    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
+    order = [name for name, _ in jobs()]
+    if not args.markdown:
+        for name, arguments in jobs():
+            if args.only not in name or (name in rows and not args.only):
+                continue
+            print(f"{name} ...", end=" ", flush=True)
+            rows[name] = compiled(arguments)
+            print(f"{rows[name].get('compile_seconds', 0):.0f} s", flush=True)
+            write({name: rows[name] for name in order if name in rows})
+    print(HEADER)
+    for name in sorted(
+        rows, key=lambda name: list(MODELS).index(name.split(" on ")[0].split(": ")[-1])
+    ):
+        print(line(name, rows[name]))
+
+
+if __name__ == "__main__":
+    main()

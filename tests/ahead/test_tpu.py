@@ -1,0 +1,147 @@
+"""Programs that libtpu compiles for TPUs that are not there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from tests.ahead.plain import plain
+from vit_jax.ahead import hlo
+from vit_jax.ahead.collectives import KINDS
+from vit_jax.ahead.compile_ahead import compile_ahead
+from vit_jax.ahead.cost import cost
+from vit_jax.ahead.topology import devices_of
+from vit_jax.errors import UserError
+from vit_jax.models.layers import attention
+
+pytest.importorskip("libtpu", reason="the compiler of TPUs is not installed: pip install libtpu")
+
+
+def compiled_attention(tokens, head_dim, backend, batch=4, heads=2):
+    """Forward and backward pass of attention on four chips, each with its part of the batch."""
+    mesh = Mesh(devices_of("tpu", "v5e:2x2", None), ("data",), axis_types=(AxisType.Auto,))
+    place = NamedSharding(mesh, PartitionSpec("data"))
+    x = jax.ShapeDtypeStruct((batch, tokens, heads, head_dim), jnp.bfloat16, sharding=place)
+
+    def loss(q, k, v):
+        mixed, _ = attention.attend(q, k, v, backend=backend)
+        return jnp.square(mixed.astype(jnp.float32)).sum()
+
+    with jax.set_mesh(mesh), nn.logical_axis_rules((("batch", "data"),)):
+        compiled = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(x, x, x).compile()
+    return compiled, hlo.parse(compiled.as_text())
+
+
+def squares(program, tokens):
+    """Arrays with two dimensions of at least as many as there are tokens."""
+    arrays = {
+        array
+        for computation in program.computations.values()
+        for instruction in computation.instructions.values()
+        for array in instruction.arrays
+    }
+    return {array for array in arrays if sum(size >= tokens for size in array.shape) >= 2}
+
+
+@pytest.mark.parametrize(
+    "tokens, head_dim", [(197, 64), (257, 80), (1024, 64), (4097, 64), (16384, 64)]
+)
+def test_the_attention_kernel_compiles_and_keeps_no_weights(tokens, head_dim):
+    compiled, program = compiled_attention(tokens, head_dim, "pallas")
+    assert compiled.as_text().count('"tpu_custom_call"') == 3  # forward, and two of the backward
+    assert not squares(program, tokens)
+    # Nothing that grows with the square: at most what is padded, and 128 lanes for each token.
+    padded = -(-tokens // 128) * 128
+    lanes = 4 * 128 + 8 * 2 * 128  # softmax statistics in float32; q, k, v, out, gradients
+    assert compiled.memory_analysis().temp_size_in_bytes < 2 * 2 * padded * lanes
+
+
+def test_the_plain_attention_does_keep_them():
+    _, program = compiled_attention(1025, 64, "xla")
+    assert squares(program, 1025)
+
+
+def test_the_kernel_is_chosen_for_the_chips_that_are_compiled_for():
+    """Though this process computes on the CPU."""
+    compiled, _ = compiled_attention(attention.PALLAS_MIN_TOKENS, 64, "auto")
+    assert '"tpu_custom_call"' in compiled.as_text()
+
+
+def test_flops_of_the_kernels_are_those_of_attention():
+    """2 products forward and 7 backward, of which 3 are computed again rather than kept."""
+    _, program = compiled_attention(1024, 128, "pallas")
+    found = cost(program)
+    product = 2 * 1024 * 1024 * 128 * 2  # one example a chip, two heads
+    assert not found.unknown_kernels
+    assert found.flops == pytest.approx((2 + 4 + 3) * product, rel=0.02)  # softmax, in the forward
+
+
+@pytest.fixture(scope="module")
+def report():
+    config = plain("model.embed_dim=128", "data.batch_size=4096", "model.dtype=bfloat16")
+    return compile_ahead(config, "tpu", topology="v5e:2x2", mesh={"data": 2, "fsdp": 2})
+
+
+def test_a_train_step_compiles(report):
+    assert (report.devices, report.device_kind, report.fits) == (4, "TPU v5 lite", True)
+    assert report.mesh["data"] == report.mesh["fsdp"] == 2
+    assert report.memory.arguments >= report.state_bytes
+    assert 0 < report.memory.total < report.capacity == 16 * 2**30
+
+
+def test_its_flops_are_those_counted_on_paper(report):
+    """But for the first layer, whose input takes no gradient: at most 1 in 8 of a shallow model."""
+    assert 0.85 < report.flops / report.model_flops < 1.05
+
+
+def test_its_kernels_are_gathered_and_its_gradients_summed(report):
+    """Of P parameters in bfloat16, a device sends P bytes in each of these: it gathers the other
+    half of the kernels forward and backward, and sums its half of the gradients over either axis.
+    """
+    assert set(report.collectives) <= set(KINDS)
+    assert 3 < report.sent / report.parameters < 8
+    assert report.roofline.seconds > 0 and 0 < report.roofline.share < 1
+
+
+def test_a_step_that_is_too_large_is_an_answer():
+    found = compile_ahead(
+        plain(f"data.batch_size={2**24}"), "tpu", topology="v5e:2x2", mesh={"data": 4}
+    )
+    assert not found.fits and found.needed > found.capacity > 15 * 2**30
+    assert "DOES NOT FIT" in str(found)
+
+
+@pytest.mark.slow
+def test_traffic_does_not_grow_with_the_chips():
+    """Data parallel, the same images a chip: the same collectives of the same arrays."""
+    found = []
+    for topology, chips in (("v5e:2x4", 8), ("v5e:8x8", 64), ("v5e:16x16", 256)):
+        config = plain(f"data.batch_size={16 * chips}")
+        found.append(compile_ahead(config, "tpu", topology=topology, mesh={"data": chips}))
+    counts = [{kind: x.count for kind, x in report.collectives.items()} for report in found]
+    assert counts[0] == counts[1] == counts[2]
+    chips = np.array([report.devices for report in found])
+    sent = np.array([report.sent for report in found])
+    np.testing.assert_allclose(sent / (1 - 1 / chips), sent[0] / (1 - 1 / chips[0]), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "topology, message",
+    [
+        (None, "needs a topology, such as v5e:16x16"),
+        ("v5:2x2", "unknown TPU 'v5': did you mean 'v5"),
+        ("v5e-4", "unknown TPU 'v5e-4'"),
+        ("v5e:4", "expected KIND:SIDES"),
+        ("v5e:3x3", r"libtpu has no topology 'v5e:3x3' \(.*usual ones of v5e are 1x1, 2x2"),
+    ],
+)
+def test_topologies_that_there_are_not(topology, message):
+    with pytest.raises(UserError, match=message):
+        devices_of("tpu", topology, None)
+
+
+@pytest.mark.parametrize("topology, devices", [("v5e:1x1", 1), ("v6e:16x16", 256), ("v3:2x2", 8)])
+def test_topologies_that_there_are(topology, devices):
+    assert len(devices_of("tpu", topology, None)) == devices
