@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from vit_jax.errors import UserError
@@ -14,10 +16,18 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_a_url_is_no_workdir(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "url, message",
+    [
+        ("hdfs://host/run", "'hdfs://host/run' is of the scheme 'hdfs'; expected a path of a file"),
+        ("gs:///run", "'gs:///run' has no bucket; expected gs://BUCKET/"),
+        (Path("gs://bucket/run"), "'gs:/bucket/run' has no bucket; .* as text"),
+    ],
+)
+def test_a_url_that_is_no_workdir(tmp_path, monkeypatch, url, message):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"'gs://bucket/run' is a URL, expected a path"):
-        run_folder.claim("gs://bucket/run", base_config())
+    with pytest.raises(UserError, match=message):
+        run_folder.claim(url, base_config())
     assert not list(tmp_path.iterdir())
 
 

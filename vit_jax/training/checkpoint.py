@@ -1,12 +1,13 @@
-"""Checkpoints: written in the background, checked when read. The only file that imports Orbax.
+"""Checkpoints: written in the background, checked when read.
 
 A checkpoint `DIRECTORY/<step>` holds every array of the state under a flat name such as
 `params.blocks_0.norm1.scale`, and a record of them (see `vit_jax.training.record`).
 
-Orbax writes to a temporary folder and renames it, so a kill leaves no half checkpoint; and it
-restores onto any mesh. What is added here: names, shapes and dtypes are compared (Orbax casts
-silently), every array has a checksum (Orbax does not notice every flipped bit), and where the
-latest checkpoint is damaged, an earlier one is taken.
+Orbax writes to a temporary folder and renames it, so a kill leaves no half checkpoint (in an
+object store a last file marks one that is whole: see `object_store`, the only other file that
+imports Orbax); and it restores onto any mesh. What is added here: names, shapes and dtypes are
+compared (Orbax casts silently), every array has a checksum (Orbax does not notice every flipped
+bit), and where the latest checkpoint is damaged, an earlier one is taken.
 """
 
 import contextlib
@@ -25,8 +26,10 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from vit_jax import storage
 from vit_jax.errors import UserError
-from vit_jax.training import distributed
+from vit_jax.storage import first_line
+from vit_jax.training import distributed, object_store
 from vit_jax.training.checksum import checksums
 from vit_jax.training.ranking import Ranking
 from vit_jax.training.record import (
@@ -46,11 +49,10 @@ class CheckpointError(UserError, RuntimeError):
 
 def saved_steps(directory: str | os.PathLike[str]) -> list[int]:
     """Returns the steps that have a complete checkpoint in `directory`, in ascending order."""
-    directory = Path(directory)
-    if not directory.is_dir():
-        return []
-    # An unfinished one has a longer name until it is renamed.
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+    directory = storage.path(directory)
+    # An unfinished one has a longer name until it is renamed, or is told by `is_complete`.
+    steps = sorted(int(name) for name in storage.names(directory) if name.isdigit())
+    return [step for step in steps if object_store.is_complete(directory / str(step))]
 
 
 def record_of(directory: str | os.PathLike[str], step: int) -> Record:
@@ -59,7 +61,7 @@ def record_of(directory: str | os.PathLike[str], step: int) -> Record:
     Raises:
       DamagedCheckpointError: it cannot be read, or was changed.
     """
-    return read_record(Path(directory) / str(step) / "record" / "metadata")
+    return read_record(storage.path(directory) / str(step) / "record" / "metadata")
 
 
 def restore(directory: str | os.PathLike[str], step: int, targets: Any) -> tuple[Any, Record]:
@@ -78,7 +80,7 @@ def restore(directory: str | os.PathLike[str], step: int, targets: Any) -> tuple
       UserError: an array is missing, or has another shape or dtype than is wanted.
       DamagedCheckpointError: what is on the disk is not what was written.
     """
-    path = Path(directory).absolute() / str(step)
+    path = storage.absolute(directory) / str(step)
     record = record_of(directory, step)
     wanted = flatten(targets)
     check_wanted(record, wanted, str(path))
@@ -115,6 +117,7 @@ def restore_first(
         try:
             state, record = restore(directory, step, targets)
         except DamagedCheckpointError as error:
+            storage.check(directory)  # a store that is out of reach damages nothing
             warn(f"the checkpoint of step {step} is damaged: {error}")
             damaged.append(step)
             continue
@@ -130,6 +133,8 @@ def restore_first(
 def _read_arrays(path: Path, wanted: dict[str, Any]) -> dict[str, jax.Array]:
     """Reads arrays by name; either every process gets its part or every process raises."""
     arrays, failure = {}, None
+    if storage.is_remote(path):
+        object_store.prepare()
     try:
         # Not through a CheckpointManager: with several processes one that fails would leave the
         # others waiting for it.
@@ -145,7 +150,7 @@ def _read_arrays(path: Path, wanted: dict[str, Any]) -> dict[str, jax.Array]:
     except Exception as error:  # whatever Orbax and TensorStore make of what they find
         failure = error
     if distributed.on_any(failure is not None):
-        reason = "on another process" if failure is None else _first_line(failure)
+        reason = "on another process" if failure is None else first_line(failure)
         raise DamagedCheckpointError(f"it cannot be read: {reason}") from failure
     return arrays
 
@@ -171,7 +176,7 @@ class Checkpoints:
           best_metric: name of that metric.
           best_mode: "max" or "min".
         """
-        self._directory = Path(directory).absolute()  # Orbax fails late on a relative one
+        self._directory = storage.absolute(directory)  # Orbax fails late on a relative one
         self._ranking = rank(self._directory, best_metric, best_mode, keep_best)
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -180,6 +185,7 @@ class Checkpoints:
                 preservation_policy=_KeepLastAndBest(keep_last, self._ranking),
                 async_options=ocp.options.AsyncOptions(barrier_sync_fn=_Barrier()),
                 save_root_metadata=False,
+                **object_store.manager_options(self._directory),
             ),
         )
 
@@ -251,7 +257,7 @@ class Checkpoints:
         except Exception as error:  # whatever Orbax and TensorStore make of the state of the disk
             complete = ", ".join(map(str, saved_steps(self._directory))) or "none"
             raise CheckpointError(
-                f"a checkpoint could not be written to {self._directory}: {_first_line(error)}. "
+                f"a checkpoint could not be written to {self._directory}: {first_line(error)}. "
                 f"Complete checkpoints there, by step: {complete}. Remove the cause (a full disk?) "
                 "and give the same command again to go on from the last of them."
             ) from error
@@ -287,9 +293,9 @@ class Checkpoints:
         shelf = self._directory.parent / "damaged_checkpoints"
         names = itertools.chain([f"{step}"], map(f"{step}.{{}}".format, itertools.count(2)))
         if jax.process_index() == 0:
-            shelf.mkdir(exist_ok=True)
+            storage.make_folder(shelf)
             free = next(shelf / name for name in names if not (shelf / name).exists())
-            (self._directory / str(step)).rename(free)
+            storage.move_folder(self._directory / str(step), free)
         distributed.on_any(False)  # wait for process 0
         self._ranking.remove(step)
         self._manager.reload()
@@ -343,7 +349,8 @@ def report_failures_once() -> None:
     Where a read or write fails, it logs a traceback, and it abandons others that are under way,
     each of which makes Python print one more.
     """
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    for library in ("asyncio", "gcsfs"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     orbax = f"{os.sep}orbax{os.sep}"
     logging.getLogger("absl").addFilter(lambda record: orbax not in record.pathname)
 
@@ -352,7 +359,3 @@ def report_failures_once() -> None:
             sys.__unraisablehook__(unraisable)
 
     sys.unraisablehook = hook
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:600] or type(error).__name__

@@ -11,9 +11,10 @@ import os
 import struct
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
+
+from vit_jax import storage
 
 _MASK = 0xFFFFFFFF
 _VARINT, _DOUBLE, _BYTES, _FLOAT = 0, 1, 2, 5  # wire types of protocol buffers
@@ -31,11 +32,11 @@ class EventWriter:
           first_step: TensorBoard hides what earlier files hold for this step and later ones, so
             that the steps which a resumed run repeats do not show twice.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = storage.path(folder)
+        storage.make_folder(folder)
         # TensorBoard reads the files of a folder in the order of their names: that of their making.
         name = f"events.out.tfevents.{time.time_ns():020d}.{os.getpid()}"
-        self._file = (folder / name).open("wb")
+        self._file = storage.open_log(folder / name)
         self._record(_field(3, _BYTES, b"brain.Event:2"), step=0)
         self._record(_field(7, _BYTES, _field(1, _VARINT, _SESSION_START)), step=first_step)
         self._file.flush()
@@ -64,6 +65,10 @@ class EventWriter:
             summary += _field(1, _BYTES, entry)
         self._record(_field(5, _BYTES, summary), step)
         self._file.flush()
+
+    def sync(self) -> None:
+        """Has everything written where it survives the process."""
+        self._file.sync()
 
     def close(self) -> None:
         """Closes the file; closing twice is allowed."""

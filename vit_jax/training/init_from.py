@@ -19,6 +19,7 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from vit_jax import storage
 from vit_jax.convert import pretrained
 from vit_jax.convert.adapt import Adaptation, adapt
 from vit_jax.convert.folder import Model
@@ -61,7 +62,7 @@ def initial_state(
     params, adaptation = _adapted(config, experiment.module, model, drawn)
     say(f"initial parameters from {config.init_from}\n{adaptation}")
     if workdir is not None and jax.process_index() == 0:
-        _write(Path(workdir) / REPORT, config.init_from, adaptation)
+        _write(storage.path(workdir) / REPORT, config.init_from, adaptation)
     placed = jax.tree.map(_place, params, drawn)
     params, extra = objective.with_module_params(state.params, state.extra, placed)
     shardings = experiment.state_factory.shardings  # kept, but for what an objective cuts
@@ -187,5 +188,5 @@ def _place(value: Any, like: jax.Array) -> jax.Array:
 
 def _write(path: Path, source: str, adaptation: Adaptation) -> None:
     report: Mapping[str, Any] = {"source": source, **dataclasses.asdict(adaptation)}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(path.parent)
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -1,7 +1,5 @@
 """Reads any model that may teach: of a run, converted, or pretrained."""
 
-from pathlib import Path
-
 from vit_jax.convert import folder, pretrained
 from vit_jax.training import run_folder
 from vit_jax.training.trained import trained_model
@@ -20,6 +18,6 @@ def load_model(
     Raises:
       UserError: there is no such model.
     """
-    if not (Path(source) / run_folder.CONFIG).is_file():
+    if not run_folder.is_run(source):
         return pretrained.load(source, name)[0]
     return trained_model(source, checkpoint, report=lambda _: None)

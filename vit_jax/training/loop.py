@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax import data
+from vit_jax import data, storage
 from vit_jax.errors import UserError
 from vit_jax.training import adapters_only, classes, distributed, report, run_folder
 from vit_jax.training.checkpoint import Checkpoints, saved_steps
@@ -55,7 +55,8 @@ def train(
 
     Args:
       config: see `vit_jax.training.config`.
-      workdir: the folder of the run, on a file system that all processes see.
+      workdir: the folder of the run, on a file system that all processes see, or the URL of one in
+        an object store (docs/storage.md).
       signals: where SIGTERM and SIGINT are remembered already; None: from now on.
 
     Raises:
@@ -68,7 +69,7 @@ def train(
             return train(config, workdir, signals)
     check(config)
     distributed.initialize(config.distributed)
-    return _run(config, Path(workdir), Preemption(signals))
+    return _run(config, storage.path(workdir), Preemption(signals))
 
 
 def _run(config: ConfigDict, workdir: Path, preemption: Preemption) -> Result:
@@ -261,6 +262,7 @@ class _Run:
 
     def _save(self) -> None:
         self._monitor.flush()  # raises where the state is not worth saving
+        self._writer.sync()  # what a checkpoint follows is not run again
         notes = self._notes(self._monitor.skipped)
         state = adapters_only.saved(self._config, self._state)
         self._checkpoints.save(state, self._step, self._metrics, notes | self._left_out)

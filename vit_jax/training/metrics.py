@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vit_jax import storage
 from vit_jax.errors import UserError
 from vit_jax.training.events import EventWriter
 
@@ -27,15 +28,16 @@ class MetricWriter:
     """Writes metrics to `metrics.jsonl` and to TensorBoard event files.
 
     Only process 0 of a run on several hosts writes. Each write reaches the operating system before
-    it returns, so what is killed is the process and not the metrics. Resuming drops the lines of
-    steps that will be run again, so a file has every step once.
+    it returns, so what is killed is the process and not the metrics; in an object store they are
+    safe from the next `sync` on. Resuming drops the lines of steps that will be run again, so a
+    file has every step once.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], resume_step: int | None = None):
         """Opens the files.
 
         Args:
-          workdir: local folder of the run; made where it is missing.
+          workdir: folder of the run; made where it is missing.
           resume_step: step of the checkpoint the run continues from: later lines are dropped. None:
             the run starts anew, and lines of an earlier attempt are dropped.
 
@@ -45,11 +47,11 @@ class MetricWriter:
         self._file = self._events = None
         if jax.process_index() != 0:
             return
-        workdir = Path(workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
+        workdir = storage.path(workdir)
+        storage.make_folder(workdir)
         first_step = 0 if resume_step is None else resume_step + 1
         _drop_from(workdir / FILE_NAME, first_step)
-        self._file = (workdir / FILE_NAME).open("a", encoding="utf-8")
+        self._file = storage.open_log(workdir / FILE_NAME)
         self._events = EventWriter(workdir / "tensorboard", first_step)
 
     def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
@@ -66,7 +68,7 @@ class MetricWriter:
         if self._file is None:
             return
         numbers = {name: _number(name, value) for name, value in values.items()}
-        self._file.write(_line({"step": int(step), "split": split, **numbers}))
+        self._file.write(_line({"step": int(step), "split": split, **numbers}).encode())
         self._file.flush()
         self._events.scalars(int(step), {f"{split}/{k}": v for k, v in numbers.items()})
 
@@ -91,6 +93,12 @@ class MetricWriter:
                 )
         self._events.pictures(int(step), {f"{split}/{k}": v for k, v in values.items()})
 
+    def sync(self) -> None:
+        """Has everything written where it survives the process."""
+        for file in (self._file, self._events):
+            if file is not None:
+                file.sync()
+
     def close(self) -> None:
         """Closes the files; closing twice is allowed."""
         for file in (self._file, self._events):
@@ -106,10 +114,10 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
       UserError: a line that is not one of ours, with its number.
     """
-    path = Path(workdir) / FILE_NAME
+    path = storage.path(workdir) / FILE_NAME
     if not path.exists():
         return []
-    complete, newline, _ = path.read_bytes().rpartition(b"\n")
+    complete, newline, _ = storage.read_bytes(path).rpartition(b"\n")
     lines = complete.split(b"\n") if newline else []
     return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
 
@@ -136,12 +144,19 @@ def _drop_from(path: Path, first_step: int) -> None:
     """
     if not path.exists():
         return
+    if storage.is_remote(path):
+        storage.replace_text(path, "".join(_kept(path, first_step)))
+        return
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(_line(x) for x in read_metrics(path.parent) if x["step"] < first_step)
+        file.writelines(_kept(path, first_step))
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _kept(path: Path, first_step: int) -> list[str]:
+    return [_line(x) for x in read_metrics(path.parent) if x["step"] < first_step]
 
 
 def _line(entry: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from vit_jax import storage
 from vit_jax.errors import MissingFileError, UserError
 from vit_jax.training.checkpoint import saved_steps
 from vit_jax.training.config import from_json, to_json
@@ -58,12 +59,24 @@ MAY_CHANGE = (
 
 def checkpoints_dir(workdir: str | os.PathLike[str]) -> Path:
     """Returns the folder of the checkpoints."""
-    return Path(workdir) / "checkpoints"
+    return storage.path(workdir) / "checkpoints"
 
 
 def holds_run(path: str | os.PathLike[str]) -> bool:
     """Whether `path` is the folder of a run that has a checkpoint."""
-    return (Path(path) / CONFIG).is_file() and bool(saved_steps(checkpoints_dir(path)))
+    return is_run(path) and bool(saved_steps(checkpoints_dir(path)))
+
+
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is the folder of a run; no more than text that is something else is not.
+
+    Raises:
+      UserError: it is in an object store that does not answer.
+    """
+    if not storage.is_path(path):
+        return False
+    storage.check(path)
+    return (storage.path(path) / CONFIG).is_file()
 
 
 def claim(workdir: str | os.PathLike[str], config: ConfigDict) -> None:
@@ -78,12 +91,8 @@ def claim(workdir: str | os.PathLike[str], config: ConfigDict) -> None:
       UserError: the folder holds a run of another configuration (says which keys differ), or
         checkpoints and no readable config.json; or it is no folder that can be written.
     """
-    if "://" in os.fspath(workdir):
-        raise UserError(
-            f"workdir {os.fspath(workdir)!r} is a URL, expected a path of a file system: mount the "
-            "storage (all hosts have to see it) and give the path"
-        )
-    workdir = Path(workdir)
+    workdir = storage.path(workdir)
+    storage.check(workdir)
     steps = saved_steps(checkpoints_dir(workdir))
     if steps and not (workdir / CONFIG).exists():
         raise MissingFileError(
@@ -105,9 +114,9 @@ def claim(workdir: str | os.PathLike[str], config: ConfigDict) -> None:
 def _write(workdir: Path, config: str) -> None:
     """Makes the folder and writes its files."""
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        _replace(workdir / CONFIG, config)
-        _replace(workdir / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        storage.make_folder(workdir)
+        storage.replace_text(workdir / CONFIG, config)
+        storage.replace_text(workdir / "versions.json", json.dumps(versions(), indent=2) + "\n")
     except OSError as error:
         raise UserError(
             f"workdir {str(workdir)!r} is no folder that can be written ({error}); "
@@ -122,7 +131,8 @@ def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
       MissingFileError: there is no run.
       UserError: its config.json cannot be read.
     """
-    path = Path(workdir) / CONFIG
+    storage.check(workdir)
+    path = storage.path(workdir) / CONFIG
     if not path.is_file():
         raise MissingFileError(f"no run in {workdir}: {CONFIG} is missing there")
     try:
@@ -164,10 +174,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file that is at every moment the old one or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -95,7 +95,7 @@ def export_checkpoint(
     folder.check_free(Path(output))
     if folder.is_converted(checkpoint):
         model = folder.read(checkpoint)
-    elif (Path(checkpoint) / run_folder.CONFIG).is_file():
+    elif run_folder.is_run(checkpoint):
         model = trained_model(checkpoint, which, average, report)
     else:
         raise MissingFileError(
