@@ -1,0 +1,111 @@
+"""Installs the library on every worker of a TPU."""
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+
+from vit_jax.errors import UserError
+from vit_jax.launch import pack
+from vit_jax.launch.remote import PYTHON, send
+from vit_jax.launch.state import ready
+from vit_jax.launch.tpu_vm import Tpu
+from vit_jax.launch.worker import FOLDER
+
+ARCHIVE = "vit_jax_source.tar.gz"
+PYTHON_VERSION = "3.12"  # the images have an older one; uv fetches this where it is missing
+# Under the lock of the run: nothing is installed under a run that goes.
+_INSTALL = """
+set -e
+mkdir -p {folder}
+cd {folder}
+if [ "$(cat installed 2>/dev/null)" = {stamp} ]; then echo "already installed"; exit 0; fi
+exec 9>>lock
+flock --nonblock 9 || {{ echo "a run is going: vit-jax tpu stop it first" >&2; exit 3; }}
+export PATH="$HOME/.local/bin:$PATH"
+command -v uv >/dev/null || python3 -m pip install --quiet --user uv
+rm -rf installed venv
+uv venv --quiet --python {python} venv
+uv pip install --quiet --python venv/bin/python {requirement}
+echo {stamp} > installed
+echo "installed"
+"""
+# On a slice the workers connect, as in training.
+_DEVICES = (
+    "import jax; {connect}devices = jax.devices(); print('devices', len(devices), "
+    "jax.local_device_count(), devices[0].platform, devices[0].device_kind)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """What to install.
+
+    Attributes:
+      package: a requirement of pip, such as "vit_jax[tpu] @ git+https://...".
+      source: or a source tree here, which is copied.
+    """
+
+    package: str | None = None
+    source: str | None = None
+
+    def __post_init__(self):
+        """Raises UserError unless exactly one is given."""
+        if (self.package is None) == (self.source is None):
+            raise UserError(
+                f"package={self.package}, source={self.source}: expected one of --package "
+                "REQUIREMENT and --source FOLDER"
+            )
+
+
+def setup(tpu: Tpu, library: Library) -> int:
+    """`vit-jax tpu setup`: `install` on a TPU that is ready.
+
+    Returns:
+      0.
+    """
+    install(tpu, library, ready(tpu).workers)
+    return 0
+
+
+def install(tpu: Tpu, library: Library, workers: int) -> None:
+    """Installs it where it is not installed yet, and counts the devices.
+
+    Args:
+      tpu: which; it has to be ready.
+      library: what to install.
+      workers: number of VMs.
+
+    Raises:
+      UserError: it cannot be installed, or a run is going.
+    """
+    requirement, stamp = shlex.quote(library.package or ""), library.package or ""
+    if library.source is not None:
+        content = pack.source(Path(library.source))
+        stamp = f"source {pack.short_hash(content)}"
+        send(tpu, content, ARCHIVE)
+        requirement = f'"vit_jax[tpu] @ file://$HOME/{ARCHIVE}"'
+    script = _INSTALL.format(
+        folder=FOLDER, stamp=shlex.quote(stamp), requirement=requirement, python=PYTHON_VERSION
+    )
+    tpu.gcloud.run(tpu.ssh(script.strip()), echo=True)
+    _count_devices(tpu, workers)
+
+
+def _count_devices(tpu: Tpu, workers: int) -> None:
+    """Prints what JAX sees, and warns where that is no TPU."""
+    connect = "jax.distributed.initialize(); " if workers > 1 else ""
+    lines: list[str] = []
+    code = shlex.join([PYTHON, "-c", _DEVICES.format(connect=connect)])
+    # A run that goes has the devices for itself; then nothing is counted.
+    tpu.gcloud.run(tpu.ssh(f"flock --nonblock -E 0 {FOLDER}/lock {code}"), lines.append)
+    for line in lines:
+        if line.startswith("devices "):
+            _, devices, local, platform, kind = line.strip().split(maxsplit=4)
+            print(f"{devices} devices ({kind}), {local} of them on this worker")
+            if platform != "tpu":
+                print(
+                    f"vit-jax: warning: JAX on {tpu.name} computes on {platform}; install the "
+                    "library with its extra [tpu]",
+                    file=sys.stderr,
+                )

@@ -1,0 +1,144 @@
+"""What there is of a TPU now, as the Cloud TPU API tells it."""
+
+import dataclasses
+import enum
+import json
+from typing import Any
+
+from vit_jax.errors import UserError
+from vit_jax.launch.gcloud import GcloudError, Kind
+from vit_jax.launch.tpu_vm import Tpu
+
+
+class State(enum.Enum):
+    """What can be done with it."""
+
+    ABSENT = "absent"
+    COMING = "coming"  # wait
+    READY = "ready"
+    LEAVING = "leaving"  # wait, then it is gone or absent
+    GONE = "gone"  # preempted or failed: what is left has to be deleted
+    OTHER = "other"  # stopped, hidden, ...: whoever did it knows
+
+
+# The states of a node and of a queued resource: the enumerations `Node.State` and
+# `QueuedResourceState.State` of the Cloud TPU API v2, where each is explained.
+NODE = {
+    "READY": State.READY,
+    "CREATING": State.COMING,
+    "STARTING": State.COMING,
+    "RESTARTING": State.COMING,
+    "REIMAGING": State.COMING,
+    "REPAIRING": State.COMING,
+    "UNHIDING": State.COMING,
+    "DELETING": State.LEAVING,
+    "PREEMPTED": State.GONE,
+    "TERMINATED": State.GONE,
+}
+QUEUED = {
+    "CREATING": State.COMING,
+    "ACCEPTED": State.COMING,
+    "WAITING_FOR_RESOURCES": State.COMING,
+    "PROVISIONING": State.COMING,
+    "ACTIVE": State.COMING,  # but its node is not there yet
+    "SUSPENDING": State.LEAVING,
+    "DELETING": State.LEAVING,
+    "SUSPENDED": State.GONE,
+    "FAILED": State.GONE,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """A TPU at one moment.
+
+    Attributes:
+      state: what can be done with it.
+      word: the API's own word, such as "PREEMPTED"; with the reason where it gives one.
+      workers: number of VMs, 0 where there are none yet.
+      accelerator_type: such as "v4-8".
+      queue: id of the queued resource that it belongs to, None where it is a node of its own.
+    """
+
+    state: State
+    word: str = ""
+    workers: int = 0
+    accelerator_type: str = ""
+    queue: str | None = None
+
+
+def look(tpu: Tpu, assumed: State = State.READY) -> Seen:
+    """Returns what there is of `tpu`; in a dry run, `assumed`.
+
+    Raises:
+      GcloudError: gcloud failed otherwise than by not finding it.
+    """
+    node = _describe(tpu, "tpu-vm")
+    if tpu.gcloud.dry_run:
+        return Seen(assumed, workers=1)
+    seen = Seen(State.ABSENT) if node is None else _of_node(node)
+    if seen.state is State.READY or (seen.queue is None and node is not None):
+        return seen
+    queue = seen.queue or tpu.name
+    request = _describe(tpu.named(queue), "queued-resources")
+    if request is None:
+        return seen
+    queued = _of_request(request, queue)
+    # While the service takes a request apart, its node may be there or not.
+    return queued if node is None or queued.state is State.LEAVING else seen
+
+
+def ready(tpu: Tpu) -> Seen:
+    """`look`, where there is no use in one that has no workers to ask.
+
+    Raises:
+      UserError: it is not ready.
+    """
+    seen = look(tpu)
+    if seen.state is not State.READY:
+        raise UserError(
+            f"{tpu.name} is {seen.word or 'not there'}, expected READY; vit-jax tpu create makes "
+            "it, or makes it anew"
+        )
+    return seen
+
+
+def describe(seen: Seen) -> str:
+    """Such as "READY, v4-16, 2 workers, queued resource NAME"."""
+    workers = f"{seen.workers} worker{'s' if seen.workers != 1 else ''}" if seen.workers else ""
+    queue = f"queued resource {seen.queue}" if seen.queue else ""
+    word = seen.word or seen.state.value
+    return ", ".join(filter(None, [word, seen.accelerator_type, workers, queue]))
+
+
+def _describe(tpu: Tpu, group: str) -> dict[str, Any] | None:
+    """The resource as the API gives it, None where there is none."""
+    try:
+        command = tpu.command(group, "describe", "--format=json")
+        text = tpu.gcloud.run(command, once=f"describe {group} {tpu.name}")
+    except GcloudError as error:
+        if error.kind is Kind.ABSENT:
+            return None
+        raise
+    return json.loads(text) if text else {}
+
+
+def _of_node(node: dict[str, Any]) -> Seen:
+    word = node.get("state", "STATE_UNSPECIFIED")
+    # With several networks there are several endpoints a VM, as gcloud's own ssh counts them.
+    networks = max(1, len(node.get("networkConfigs", ())))
+    return Seen(
+        NODE.get(word, State.OTHER),
+        word,
+        len(node.get("networkEndpoints", ())) // networks,
+        node.get("acceleratorType", ""),
+        node["queuedResource"].rpartition("/")[2] if node.get("queuedResource") else None,
+    )
+
+
+def _of_request(request: dict[str, Any], queue: str) -> Seen:
+    state = request.get("state", {})
+    word = state.get("state", "STATE_UNSPECIFIED")
+    reason = state.get("failedData", {}).get("error", {}).get("message")
+    described = f"{word}: {reason}" if reason else word
+    return Seen(QUEUED.get(word, State.OTHER), described, queue=queue)
