@@ -27,6 +27,8 @@ CORE = [
 ]
 TORCH = ["torch>=2.6", "timm>=1.0.31", "torchvision", "transformers>=5.0", "safetensors>=0.5"]
 TEST = [
+    # The compiler of TPUs, which needs none; the tests that compile for them skip without it.
+    "jax[tpu]; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "pytest>=8",
     "pytest-xdist>=3.6",
     "tensorboard>=2.19",  # its reader checks our event files

@@ -202,3 +202,17 @@ def test_it_does_not_start_anew_for_a_gpu(monkeypatch):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     memory.use_huge_pages()
     assert "GLIBC_TUNABLES" not in os.environ
+
+
+@pytest.mark.parametrize("tpu", [True, False])
+def test_libtpu_alone_is_no_tpu(monkeypatch, tpu):
+    """Installed to compile ahead, it does not compute; JAX_PLATFORMS is not set, as for most."""
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    installed = {"libtpu"}
+    monkeypatch.setattr(memory.importlib.util, "find_spec", lambda name: name in installed or None)
+    monkeypatch.setattr(
+        memory.glob, "glob", lambda pattern: [pattern] * (tpu and pattern == "/dev/vfio/[0-9]*")
+    )
+    assert memory._computes_on_cpu() == (not tpu)
+    installed.add("jax_plugins")
+    assert not memory._computes_on_cpu()

@@ -1,5 +1,6 @@
 """Huge memory pages on CPUs."""
 
+import glob
 import importlib.util
 import os
 import sys
@@ -29,9 +30,16 @@ def _is_linux_with_glibc() -> bool:
 
 
 def _computes_on_cpu() -> bool:
-    """Whether JAX will compute on the CPU: it was told so, or has nothing else installed."""
+    """Whether JAX will compute on the CPU: it was told so, or has nothing else to compute on."""
     platforms = os.environ.get("JAX_PLATFORMS")
     if platforms:
         return platforms == "cpu"
-    plugins = ("libtpu", "jax_plugins")
-    return not any(importlib.util.find_spec(name) for name in plugins)
+    if importlib.util.find_spec("jax_plugins"):
+        return False
+    # libtpu may be there without a TPU, to compile for one (`vit-jax compile`).
+    return importlib.util.find_spec("libtpu") is None or not _has_tpu()
+
+
+def _has_tpu() -> bool:
+    """Whether Linux shows a TPU: as an accelerator, or (from v5e on) as a device of VFIO."""
+    return any(glob.glob(pattern) for pattern in ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*"))
