@@ -66,15 +66,15 @@ def test_one_sentence_says_what_to_do(cloud, tpu):
         ("ERROR: (gcloud.x) SSH Key is not present in the SSH agent.", Kind.SSH_KEY),
         ('ERROR: (gcloud.x) This TPU has terminal state "PREEMPTED", so it cannot be used anymore.',
          Kind.UNUSABLE),
+        ("bash: uv: command not found", Kind.OTHER),  # on a worker
         ("ERROR: (gcloud.x) something new\nin two lines", Kind.OTHER),
     ],
 )  # fmt: skip
 def test_kinds_of_failures(stderr, kind):
     error = GcloudError(["gcloud", "compute", "tpus", "tpu-vm", "create", "mine"], 1, stderr)
     assert error.kind is kind
-    assert "\n" not in str(error) and str(error).endswith(
-        kind.value or "something new in two lines"
-    )
+    assert "\n" not in str(error) and str(error).endswith(kind.value)
+    assert stderr.rpartition(") ")[2].splitlines()[0] in str(error)
     assert GcloudError(["gcloud"], 255, stderr).kind is Kind.SSH
 
 

@@ -41,7 +41,6 @@ class Kind(enum.Enum):
 # The first that fits. The texts are those of the Cloud TPU API (quota and capacity as people have
 # reported them) and of the gcloud command line, release 528.
 _SIGNS = (
-    (Kind.NO_ALPHA, r"components install alpha|command group installed"),
     (Kind.LOGGED_OUT, r"gcloud auth login|active account|[Rr]eauthentication"),
     (Kind.QUOTA, r"[Qq]uota limit|[Qq]uota '.*' exceeded|exceed quota|QUOTA_EXCEEDED"),
     (
@@ -76,9 +75,15 @@ class GcloudError(UserError):
 
 
 def kind_of(stderr: str) -> Kind:
-    """What an error of `gcloud` is, from what it wrote to standard error."""
+    """What an error of `gcloud` is, from what it wrote to standard error.
+
+    Only what gcloud says itself counts, not what a command on a worker may have printed.
+    """
+    if re.search(r"command group installed", stderr):
+        return Kind.NO_ALPHA
+    _, own, text = stderr.rpartition("ERROR: (gcloud.")
     for kind, sign in _SIGNS:
-        if re.search(sign, stderr):
+        if own and re.search(sign, text):
             return kind
     return Kind.OTHER
 
@@ -163,10 +168,10 @@ class Gcloud:
         if once is not None:
             self._said.add(once)
         stream = sys.stdout if self.dry_run else sys.stderr
-        print("+", *map(_quoted, command), file=stream, flush=True)
+        print("+", *map(quoted, command), file=stream, flush=True)
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
     """For a shell; of an option only the value is put into quotes."""
     option, equals, value = word.partition("=")
     if option.startswith("--") and equals:

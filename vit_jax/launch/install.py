@@ -14,6 +14,7 @@ from vit_jax.launch.worker import FOLDER
 
 ARCHIVE = "vit_jax_source.tar.gz"
 PYTHON_VERSION = "3.12"  # the images have an older one; uv fetches this where it is missing
+# gcsfs reads gs://, where runs on TPUs lie (`vit_jax.storage`).
 # Under the lock of the run: nothing is installed under a run that goes.
 _INSTALL = """
 set -e
@@ -26,7 +27,7 @@ export PATH="$HOME/.local/bin:$PATH"
 command -v uv >/dev/null || python3 -m pip install --quiet --user uv
 rm -rf installed venv
 uv venv --quiet --python {python} venv
-uv pip install --quiet --python venv/bin/python {requirement}
+uv pip install --quiet --python venv/bin/python {requirement} gcsfs
 echo {stamp} > installed
 echo "installed"
 """

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vit_jax.launch import log_file
 from vit_jax.launch.answers import Answer, Line, to_json
 
 FOLDER = "vit_jax_tpu"
@@ -77,8 +78,8 @@ class Worker:
             None if running or code is None else int(code),
             (self._run / "stopping").exists(),
             start.get("first_line", 0),
-            _count(self._log),
-            _last_line(self._log),
+            log_file.count(self._log),
+            log_file.last_line(self._log),
             error,
         )
 
@@ -136,7 +137,7 @@ class Worker:
         try:
             if before.get("identity") != identity:
                 self._unpack(recipes)
-                when = {"started": _now(), "first_line": _count(self._log)}
+                when = {"started": _now(), "first_line": log_file.count(self._log)}
                 self._begin({"identity": identity, **when, **wanted}, lock)
         finally:
             os.close(lock)  # the process that was started holds it as well
@@ -180,7 +181,7 @@ class Worker:
         )
         _write(self._run / "pid", str(process.pid))
         code = process.wait()
-        _end_line(self._log)
+        log_file.end_line(self._log)
         _write(self._run / "exit_code", str(code if code >= 0 else KILLED_BY - code))
 
     def stop(self, seconds: float, kill: bool) -> Answer:
@@ -215,47 +216,17 @@ class Worker:
         """
         deadline = time.monotonic() + seconds
         first = firsts[min(self._worker, len(firsts) - 1)]
-        first = first if first >= 0 else max(0, _count(self._log) + first)
+        first = first if first >= 0 else max(0, log_file.count(self._log) + first)
         number = position = 0
         while True:
             running = self._running()
-            for text, end in _lines(self._log, position):
+            for text, end in log_file.lines(self._log, position):
                 if number >= first:
                     yield Line(self._worker, number, text)
                 number, position = number + 1, end
             if not running or time.monotonic() >= deadline:
                 return
             time.sleep(TICK)
-
-
-def _lines(path: Path, position: int = 0) -> Iterator[tuple[str, int]]:
-    """Whole lines of a file from a position in bytes on, each with the position behind it."""
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-        file.seek(position)
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            position += len(line)
-            text = line.decode("utf-8", "replace").rstrip("\r\n")
-            yield text.rpartition("\r")[2], position  # of a progress bar the last state
-
-
-def _count(path: Path) -> int:
-    return sum(1 for _ in _lines(path))
-
-
-def _end_line(path: Path) -> None:
-    """Ends the last line of a file, where a process was ended in the middle of one."""
-    with open(path, "rb+") as file:
-        if file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-            file.write(b"\n")
-
-
-def _last_line(path: Path) -> str:
-    last = ""
-    for text, _ in _lines(path):
-        last = text if text.strip() else last
-    return last
 
 
 def _read(path: Path) -> str | None:
