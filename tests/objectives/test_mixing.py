@@ -170,7 +170,7 @@ def test_without_correction_lambda_is_as_drawn():
     assert stats.kstest(np.asarray(plain.share), stats.beta(1, 1).cdf).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("alpha", [0.1, 0.8])
+@pytest.mark.parametrize("alpha", [0.1, 0.8, 1.0, 2.0])
 def test_lambda_of_mixup_is_beta(alpha):
     draw = draws(dict(mixup_alpha=alpha, mixup_mode="elem"), rows=N)
     np.testing.assert_array_equal(draw.share, draw.weight)

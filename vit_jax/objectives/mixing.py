@@ -28,6 +28,7 @@ from vit_jax import ranges
 from vit_jax.errors import UserError
 from vit_jax.objectives import losses
 from vit_jax.objectives.base import Batch
+from vit_jax.objectives.beta import symmetric_beta
 
 Mode = Literal["batch", "pair", "elem"]
 GROUP = 8  # rows; a number of rows that this does not divide has smaller groups
@@ -139,8 +140,8 @@ class Mixing:
         on, switch, beta, box = jax.random.split(key, 4)
         mixes = jax.random.uniform(on, (count,)) < self.mixup_prob
         cuts = mixes & (jax.random.uniform(switch, (count,)) < self._cut_probability)
-        alpha = jnp.where(cuts, self.cutmix_alpha or 1.0, self.mixup_alpha or 1.0)
-        share = jax.random.beta(beta, alpha, alpha, dtype=dtype)
+        alphas = self.cutmix_alpha or 1.0, self.mixup_alpha or 1.0
+        share = symmetric_beta(beta, jnp.where(cuts, *alphas).astype(dtype), max(alphas))
         weight = jnp.where(mixes & ~cuts, share, 1)
         sides = self._boxes(box, share, size)
         top, bottom, left, right = (jnp.where(cuts, side, 0) for side in sides)
