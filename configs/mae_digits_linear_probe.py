@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
         config.model[key] = pretrained.model[key]
     config.model.mlp_ratio = pretrained.model.mlp_ratio
     config.model.pos_embed = "sincos_2d_table"
+    config.model.weight_init = "mae"  # without init_from: what pre-training starts from
     config.model.update(global_pool="avg", fc_norm=False)  # the norm is the encoder's own
 
     config.data = pretrained.data

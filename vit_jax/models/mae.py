@@ -131,6 +131,7 @@ class Decoder(nn.Module):
         pixels: numbers in a patch.
         scan: see `layers.encoder`.
         remat: see `layers.encoder`.
+        weight_init: see `layers.initial`.
     """
 
     block: dict[str, Any]
@@ -141,6 +142,7 @@ class Decoder(nn.Module):
     pixels: int
     scan: bool = False
     remat: str = "none"
+    weight_init: str = "mae"
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -155,7 +157,8 @@ class Decoder(nn.Module):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Pixels `(b, n, pixels)` from latents `(b, prefix + kept, d)`, and what was captured."""
         common = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        x = Linear((self.dim,), (None, "embed"), **common, name="embed")(latent)
+        drawn = dict(common, weight_init=self.weight_init)
+        x = Linear((self.dim,), (None, "embed"), **drawn, name="embed")(latent)
         x = self._unshuffle(x, ids_restore)
         positions = PositionEmbed(
             "sincos_2d_table",
@@ -175,9 +178,8 @@ class Decoder(nn.Module):
         pred = Linear(
             (self.pixels,),
             ("embed", None),
-            dtype=wide,
-            param_dtype=self.param_dtype,
             name="pred",
+            **{**drawn, "dtype": wide},
         )
         return pred(x[:, self.num_prefix_tokens :]), found
 
@@ -217,6 +219,7 @@ class MaskedAutoencoder(VisionTransformer):
     num_classes: int = 0
     global_pool: str = "none"
     pos_embed: str = "sincos_2d_table"
+    weight_init: str = "mae"
     mask_ratio: float = 0.75
     decoder_embed_dim: int = 512
     decoder_depth: int = 8
@@ -267,6 +270,7 @@ class MaskedAutoencoder(VisionTransformer):
             pixels=self.in_chans * self.stride[0] * self.stride[1],
             scan=self.scan,
             remat=self.remat,
+            weight_init=self.weight_init,
             **self._dtypes(),
         )
 

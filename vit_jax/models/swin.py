@@ -34,6 +34,7 @@ from vit_jax.models.layers.activation import ACTIVATIONS
 from vit_jax.models.layers.attention import BACKENDS
 from vit_jax.models.layers.drop import Key, dropout, split
 from vit_jax.models.layers.encoder import REMATS, Encoder
+from vit_jax.models.layers.initial import initializers
 from vit_jax.models.layers.linear import classifier
 from vit_jax.models.layers.norm import make_norm
 from vit_jax.models.layers.patch import PatchEmbed, PatchMerging
@@ -44,6 +45,7 @@ from vit_jax.models.vit import Size, check_capture, pair
 Pair = tuple[int, int]
 POOLS = ("avg", "none")
 VERSIONS = (1, 2)
+WEIGHT_INIT = "deit"  # what both papers' parameters are drawn from, see `layers.initial`
 _RATES = ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
 
 
@@ -292,12 +294,15 @@ class SwinTransformer(PlainModule):
 
     def setup(self) -> None:  # noqa: D102
         self.check()
-        self.patch_embed = PatchEmbed(pair(self.patch_size), self.embed_dim, **self._dtypes())
+        options = dict(weight_init=WEIGHT_INIT, **self._dtypes())
+        self.patch_embed = PatchEmbed(pair(self.patch_size), self.embed_dim, **options)
         self.patch_norm = self._norm()
         self.stages = [self._stage(i) for i in range(len(self.depths))]
         self.norm = self._norm()
         if self.num_classes:
-            self.head = classifier(self.num_classes, True, **self._dtypes(), name="head")
+            init = initializers(WEIGHT_INIT).head
+            options = dict(name="head", kernel_init=init, **self._dtypes())
+            self.head = classifier(self.num_classes, True, **options)
 
     def _dtypes(self) -> dict[str, Any]:
         return dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -311,6 +316,7 @@ class SwinTransformer(PlainModule):
             hidden=int(self.widths()[i] * self.mlp_ratio),
             activation=self.act_layer,
             drop=self.proj_drop_rate,
+            weight_init=WEIGHT_INIT,
         )
         heads = dict(
             num_heads=self.num_heads[i],
@@ -320,6 +326,7 @@ class SwinTransformer(PlainModule):
             attn_drop=self.attn_drop_rate,
             proj_drop=self.proj_drop_rate,
             backend=self.attn_backend,
+            weight_init=WEIGHT_INIT,
         )
         attention = dict(
             attention=heads,
@@ -338,7 +345,7 @@ class SwinTransformer(PlainModule):
             scan=self.scan,
             remat=self.remat,
         )
-        return Stage(encoder, merge=norms if i else None)
+        return Stage(encoder, merge=dict(norms, weight_init=WEIGHT_INIT) if i else None)
 
     # The forward pass.
 

@@ -25,6 +25,7 @@ from vit_jax.models.layers.activation import ACTIVATIONS
 from vit_jax.models.layers.attention import BACKENDS
 from vit_jax.models.layers.drop import Key, dropout, kept_patches, split
 from vit_jax.models.layers.encoder import CAPTURES, REMATS, Encoder
+from vit_jax.models.layers.initial import WEIGHT_INITS, initializers
 from vit_jax.models.layers.linear import Linear, classifier, named
 from vit_jax.models.layers.mlp import MLPS
 from vit_jax.models.layers.norm import NORMS, make_norm
@@ -89,7 +90,9 @@ FIELD_RANGES: dict[str, ranges.Range] = {
     "rope_temperature": ranges.or_none(ranges.POSITIVE),
     "representation_size": ranges.or_none(ranges.whole(1)),
     "resnet_layers": ranges.or_none(ranges.several(ranges.whole(1))),
+    "head_bias_init": ranges.number(),
     **dict.fromkeys(_RATES, ranges.RATE),
+    "weight_init": ranges.one_of(WEIGHT_INITS),
     "remat": ranges.one_of(REMATS),
     "attn_backend": ranges.one_of(BACKENDS),
     "dtype": ranges.or_none(ranges.FLOAT_DTYPE),
@@ -149,6 +152,8 @@ class VisionTransformer(PlainModule):
         pool_include_prefix: "avg" and "map" pool over the tokens in front too.
         representation_size: width of a tanh layer before the head, or None.
         head_bias: bias of the head.
+        head_bias_init: where that bias starts, for each class; negative where each class is
+            decided by itself and few are right (big_vision: -10 for 21,843 classes).
         dynamic_img_size: other image sizes are taken and the positions resampled.
         resnet_layers: bottlenecks in each stage of a ResNet in front (hybrid), or None.
         drop_rate: dropout before the head.
@@ -158,6 +163,8 @@ class VisionTransformer(PlainModule):
         attn_drop_rate: dropout of attention weights.
         drop_path_rate: stochastic depth of the last block.
         drop_path_ramp: it grows linearly from 0 at the first; else all have the same (DeiT III).
+        weight_init: what the parameters are drawn from: "vit", "deit" or "mae" (see
+            `layers.initial`).
         scan: one traced block for all (see `layers.encoder`).
         remat: rematerialisation of blocks: "none", "full" or a policy's name.
         attn_backend: see `layers.attention`.
@@ -206,6 +213,7 @@ class VisionTransformer(PlainModule):
     pool_include_prefix: bool = False
     representation_size: int | None = None
     head_bias: bool = True
+    head_bias_init: float = 0.0
     dynamic_img_size: bool = False
     resnet_layers: tuple[int, ...] | None = None
     drop_rate: float = 0.0
@@ -215,6 +223,7 @@ class VisionTransformer(PlainModule):
     attn_drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     drop_path_ramp: bool = True
+    weight_init: str = "vit"
     scan: bool = False
     remat: str = "none"
     attn_backend: str = "auto"
@@ -301,6 +310,11 @@ class VisionTransformer(PlainModule):
             raise UserError("dist_token=True needs global_pool='token' and num_classes > 0")
         if self.dist_token and self.representation_size is not None:
             raise UserError("dist_token=True has two heads and no pre-logits layer before them")
+        if self.head_bias_init and not self.head_bias:
+            raise UserError(
+                f"head_bias_init={self.head_bias_init} is where a bias starts that head_bias=False "
+                "leaves out: set one of them"
+            )
 
     # The parts.
 
@@ -309,11 +323,14 @@ class VisionTransformer(PlainModule):
         d, common = self.embed_dim, self._dtypes()
         if self.resnet_layers is not None:
             self.backbone = resnet.ResNet(tuple(self.resnet_layers), **common)
-        self.patch_embed = PatchEmbed(pair(self.patch_size), d, self.patch_bias, **common)
-        zeros = named(nn.initializers.zeros, None, None, "embed")
+        self.patch_embed = PatchEmbed(
+            pair(self.patch_size), d, self.patch_bias, self.weight_init, **common
+        )
+        draw = initializers(self.weight_init)
+        first = named(draw.class_token, None, None, "embed")
         small = named(nn.initializers.normal(0.02), None, None, "embed")
         if self.class_token:
-            self.cls_token = self.param("cls_token", zeros, (1, 1, d), self.param_dtype)
+            self.cls_token = self.param("cls_token", first, (1, 1, d), self.param_dtype)
         if self.dist_token:
             self.dist = self.param("dist_token", small, (1, 1, d), self.param_dtype)
         if self.reg_tokens:
@@ -351,10 +368,12 @@ class VisionTransformer(PlainModule):
                 norm_layer=self.norm_layer,
                 norm_eps=self.norm_eps,
                 backend=self.attn_backend,
+                weight_init=self.weight_init,
                 **common,
             )
         if self.representation_size is not None:
-            self.pre_logits = Linear((self.representation_size,), ("embed", None), **common)
+            width = (self.representation_size,)
+            self.pre_logits = Linear(width, ("embed", None), kernel_init=draw.pre_logits, **common)
         if self.num_classes:
             self.head = self._head("head")
             if self.dist_token:
@@ -374,6 +393,7 @@ class VisionTransformer(PlainModule):
             gated=gated,
             use_bias=self.mlp_bias,
             drop=drop,
+            weight_init=self.weight_init,
         )
 
     def _block(self) -> dict[str, Any]:
@@ -390,6 +410,7 @@ class VisionTransformer(PlainModule):
             proj_drop=self.proj_drop_rate,
             rope=self.rope,
             backend=self.attn_backend,
+            weight_init=self.weight_init,
         )
         return dict(
             attention=attention,
@@ -402,7 +423,14 @@ class VisionTransformer(PlainModule):
         )
 
     def _head(self, name: str) -> nn.Module:
-        return classifier(self.num_classes, self.head_bias, **self._dtypes(), name=name)
+        return classifier(
+            self.num_classes,
+            self.head_bias,
+            **self._dtypes(),
+            name=name,
+            kernel_init=initializers(self.weight_init).head,
+            bias_init=self.head_bias_init,
+        )
 
     # The forward pass.
 
@@ -802,15 +830,17 @@ def _register_all() -> None:
         add(f"vit_{size}_patch14_reg4_dinov2", prep, **widths, **dino, **registers)
 
     for size in ("tiny", "small", "base"):
-        add(f"deit_{size}_patch16_224", imagenet, **SIZES[size])
-        add(f"deit_{size}_distilled_patch16_224", imagenet, **SIZES[size], dist_token=True)
+        deit = dict(**SIZES[size], weight_init="deit")
+        add(f"deit_{size}_patch16_224", imagenet, **deit)
+        add(f"deit_{size}_distilled_patch16_224", imagenet, **deit, dist_token=True)
     fine = dataclasses.replace(imagenet, crop_pct=1.0)
-    base384 = dict(**SIZES["base"], img_size=384)
+    base384 = dict(**SIZES["base"], img_size=384, weight_init="deit")
     add("deit_base_patch16_384", fine, **base384)
     add("deit_base_distilled_patch16_384", fine, **base384, dist_token=True)
     # DeiT III (Touvron et al. 2022): LayerScale, and no position for the class token.
     for size in ("small", "medium", "base", "large", "huge"):
         third = dict(**(SIZES | CLIP_SIZES)[size], no_embed_class=True, init_values=1e-6)
+        third.update(weight_init="deit")
         patch = 14 if size == "huge" else 16
         add(f"deit3_{size}_patch{patch}_224", imagenet, **third, patch_size=patch)
         if size in ("small", "base", "large"):

@@ -30,6 +30,8 @@ RUNTIME = frozenset(
         "attn_drop_rate",
         "drop_path_rate",
         "drop_path_ramp",
+        "weight_init",
+        "head_bias_init",
         "scan",
         "remat",
         "attn_backend",

@@ -13,7 +13,6 @@ Two variations of the scores, both for "xla" alone: a `bias` is added to them (S
 positions and masks), and a `scale` of its own takes the place of `1 / sqrt(hd)` (cosine attention).
 """
 
-import functools
 import math
 from typing import Any
 
@@ -65,11 +64,10 @@ def attend(
     """Attention of every query over every key, head by head.
 
     Args:
-        query: `(b, n, h, hd)`.
+        query: `(b, n, h, hd)`; for "xla" there may be more axes in front, such as one of windows.
         key: `(b, m, h, hd)`.
         value: `(b, m, h, hd)`.
-        bias: added to the scaled scores, `(w, 1 or h, n, m)` where w divides b: example i has the
-            bias `i % w`.
+        bias: added to the scaled scores, of a shape that broadcasts to theirs, `(b, h, n, m)`.
         scale: what each head's scores are multiplied by `(h,)`; None for `1 / sqrt(hd)`.
         drop: dropout rate of the attention weights; applied where `drop_key` is given.
         drop_key: random key, or None for evaluation.
@@ -121,15 +119,14 @@ def _xla(
     return_weights: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum("bnhd,bmhd->bhnm", query, key, preferred_element_type=wide)
+    scores = jnp.einsum("...nhd,...mhd->...hnm", query, key, preferred_element_type=wide)
     # Scaled in `wide` too.
     scores *= query.shape[-1] ** -0.5 if scale is None else scale.astype(wide)[:, None, None]
     if bias is not None:
-        grouped = scores.reshape(-1, bias.shape[0], *scores.shape[1:]) + bias.astype(wide)
-        scores = grouped.reshape(scores.shape)
+        scores += bias.astype(wide)
     weights = jax.nn.softmax(scores, axis=-1)
     dropped = dropout(weights, drop, drop_key).astype(value.dtype)
-    mixed = jnp.einsum("bhnm,bmhd->bnhd", dropped, value)
+    mixed = jnp.einsum("...hnm,...mhd->...nhd", dropped, value)
     return mixed, weights if return_weights else None
 
 
@@ -171,14 +168,6 @@ def _pallas_on_one_device(query: jax.Array, key: jax.Array, value: jax.Array) ->
     return mixed.swapaxes(1, 2)[:, : query.shape[1]]
 
 
-# Xavier for a kernel (d, projections, h, hd): each projection is a matrix of its own.
-heads_init = nn.initializers.variance_scaling(
-    1.0, "fan_avg", "uniform", in_axis=0, out_axis=(2, 3), batch_axis=1
-)
-# Xavier for the matrix (h, hd, d) that merges the heads.
-merge_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=(0, 1), out_axis=2)
-
-
 MAX_LOGIT_SCALE = 100.0  # Swin V2's learned temperature is kept above 0.01
 
 
@@ -210,6 +199,7 @@ class Attention(nn.Module):
         proj_drop: dropout rate of the output.
         rope: kind of rotary embedding, or None.
         backend: see `attend`.
+        weight_init: see `layers.initial`.
     """
 
     num_heads: int
@@ -224,6 +214,7 @@ class Attention(nn.Module):
     proj_drop: float = 0.0
     rope: str | None = None
     backend: str = "auto"
+    weight_init: str = "vit"
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -236,13 +227,13 @@ class Attention(nn.Module):
         return_weights: bool = False,
         bias: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Mixes the tokens `(b, n, d)`.
+        """Mixes the tokens `(b, n, d)`, or those of each window `(b, windows, n, d)`.
 
         `angles (1 or b, patches, hd / 2)` rotate q and k; `bias` is added to the scores (see
         `attend`).
 
         Returns:
-            `(b, n, d)`, and the attention weights `(b, h, n, n)` or None.
+            What came in, mixed, and the attention weights `(b, h, n, n)` or None.
         """
         key_attn, key_proj = split(key, 2)
         q, k, v = self._project(x)
@@ -269,7 +260,7 @@ class Attention(nn.Module):
             ("heads", "head_dim", "embed"),
             inputs=2,
             use_bias=self.proj_bias,
-            kernel_init=merge_init,
+            weight_init=self.weight_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name="proj",
@@ -277,13 +268,18 @@ class Attention(nn.Module):
         return dropout(out, self.proj_drop, key_proj), weights
 
     def _project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries, keys and values, each `(b, n, h, hd)`, from one matrix product."""
+        """Queries, keys and values, each `(b, n, h, hd)`, from one matrix product.
+
+        Where the tokens of an image are split over devices, each has its queries and all keys and
+        values; windows, which need nothing of each other, are split whole.
+        """
         heads = (self.num_heads, x.shape[-1] // self.num_heads)
         qkv = Linear(
             (3, *heads),
             ("embed", "qkv", "heads", "head_dim"),
             use_bias=self.qkv_bias and self.k_bias,
-            kernel_init=heads_init,
+            parts=True,
+            weight_init=self.weight_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name="qkv",
@@ -293,11 +289,10 @@ class Attention(nn.Module):
             q_bias, v_bias = self.param("qv_bias", init, (2, *heads), self.param_dtype)
             bias = jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias])
             qkv = qkv + bias.astype(qkv.dtype)
-        constrain = functools.partial(
-            nn.with_logical_constraint,
-            logical_axis_resources=("batch", "tokens", "heads", "head_dim"),
-        )
-        return tuple(constrain(part) for part in jnp.moveaxis(qkv, -3, 0))
+        own = ("batch", "tokens", *(None,) * (x.ndim - 3), "heads", "head_dim")
+        every = ("batch", None, "heads", "head_dim") if x.ndim == 3 else own
+        parts = jnp.moveaxis(qkv, -3, 0)
+        return tuple(map(nn.with_logical_constraint, parts, (own, every, every)))
 
     def _logit_scale(self) -> jax.Array:
         """What cosines are multiplied by `(h,)`: `exp` of a parameter, 10 at first."""

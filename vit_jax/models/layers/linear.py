@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
-Axes = tuple[str | None, ...]
+from vit_jax.models.layers.initial import Initializer, initializers, zeros
 
-# Glorot & Bengio (2010), used by the original ViT for every projection.
-xavier_uniform = nn.initializers.xavier_uniform
+Axes = tuple[str | None, ...]
 
 
 def named(init: Callable, *axes: str | None) -> Callable:
@@ -39,7 +38,10 @@ class Linear(nn.Module):
         axes: logical names of the kernel's axes, input axes first.
         inputs: how many trailing axes of `x` are contracted.
         use_bias: adds `bias` of shape `features`.
-        kernel_init: called with the kernel's shape, input axes first.
+        parts: the first output axis counts matrices that lie side by side, such as q, k and v.
+        weight_init: what the kernel is drawn from (see `layers.initial`).
+        kernel_init: the same for a kernel that is drawn in another way, input axes first; or None.
+        bias_init: draws the bias.
         dtype: computation dtype; None promotes inputs and parameters.
         param_dtype: dtype the parameters are drawn in.
     """
@@ -48,8 +50,10 @@ class Linear(nn.Module):
     axes: Axes
     inputs: int = 1
     use_bias: bool = True
-    kernel_init: Callable = xavier_uniform()
-    bias_init: Callable = nn.initializers.zeros
+    parts: bool = False
+    weight_init: str = "vit"
+    kernel_init: Initializer | None = None
+    bias_init: Initializer = zeros
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -57,7 +61,8 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `(..., *inputs)` to `(..., *features)`."""
         shape = x.shape[-self.inputs :] + self.features
-        kernel = self.param("kernel", named(self.kernel_init, *self.axes), shape, self.param_dtype)
+        init = named(self.kernel_init or self._kernel_init(len(shape)), *self.axes)
+        kernel = self.param("kernel", init, shape, self.param_dtype)
         bias = None
         if self.use_bias:
             init = named(self.bias_init, *self.axes[self.inputs :])
@@ -67,14 +72,29 @@ class Linear(nn.Module):
         y = jax.lax.dot_general(x, kernel, (contracted, ((), ())))
         return y if bias is None else y + bias
 
+    def _kernel_init(self, ndim: int) -> Initializer:
+        axes = tuple(range(ndim))
+        first = self.inputs + self.parts  # of the axes that are outputs of one matrix
+        inputs, parts, outputs = axes[: self.inputs], axes[self.inputs : first], axes[first:]
+        return initializers(self.weight_init).linear(inputs, parts, outputs)
 
-def classifier(num_classes: int, use_bias: bool, dtype: Any, param_dtype: Any, name: str) -> Linear:
-    """A linear map to logits that starts at zero, computed in at least float32."""
+
+def classifier(
+    num_classes: int,
+    use_bias: bool,
+    dtype: Any,
+    param_dtype: Any,
+    name: str,
+    kernel_init: Initializer = zeros,
+    bias_init: float = 0.0,
+) -> Linear:
+    """A linear map to logits, computed in at least float32; its biases start at `bias_init`."""
     return Linear(
         (num_classes,),
         ("embed", "classes"),
         use_bias=use_bias,
-        kernel_init=nn.initializers.zeros,
+        kernel_init=kernel_init,
+        bias_init=nn.initializers.constant(bias_init),
         dtype=None if dtype is None else jnp.promote_types(dtype, jnp.float32),
         param_dtype=param_dtype,
         name=name,

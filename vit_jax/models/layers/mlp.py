@@ -8,17 +8,10 @@ from flax import linen as nn
 
 from vit_jax.models.layers.activation import get_activation
 from vit_jax.models.layers.drop import Key, dropout, split
-from vit_jax.models.layers.linear import Linear, token_axes, xavier_uniform
+from vit_jax.models.layers.initial import initializers
+from vit_jax.models.layers.linear import Linear, token_axes
 
 MLPS = ("mlp", "swiglu")
-
-
-def gated_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Xavier for each half of a `(d, 2, hidden)` kernel: gate and value are two matrices."""
-    init = nn.initializers.variance_scaling(
-        1.0, "fan_avg", "uniform", in_axis=0, out_axis=2, batch_axis=1
-    )
-    return init(key, shape, dtype)
 
 
 class Mlp(nn.Module):
@@ -32,6 +25,7 @@ class Mlp(nn.Module):
         activation: a name of `activation.ACTIVATIONS`.
         gated: two projections in, multiplied.
         drop: dropout rate after the activation and after `fc2`.
+        weight_init: see `layers.initial`.
     """
 
     hidden: int
@@ -39,6 +33,7 @@ class Mlp(nn.Module):
     gated: bool = False
     use_bias: bool = True
     drop: float = 0.0
+    weight_init: str = "vit"
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -46,17 +41,17 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array, key: Key = None) -> jax.Array:
         """Maps `(..., d)` to `(..., d)`."""
         key_hidden, key_out = split(key, 2)
-        common = dict(use_bias=self.use_bias, dtype=self.dtype, param_dtype=self.param_dtype)
-        bias = nn.initializers.normal(1e-6)
+        common = dict(
+            use_bias=self.use_bias,
+            weight_init=self.weight_init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        bias = initializers(self.weight_init).mlp_bias
         act = get_activation(self.activation)
         if self.gated:
-            fc1 = Linear(
-                (2, self.hidden),
-                ("embed", None, "mlp"),
-                kernel_init=gated_init,
-                name="fc1",
-                **common,
-            )
+            axes = ("embed", None, "mlp")
+            fc1 = Linear((2, self.hidden), axes, parts=True, name="fc1", **common)
             gate, value = jnp.moveaxis(fc1(x), -2, 0)
             h = act(gate) * value
         else:
@@ -64,12 +59,5 @@ class Mlp(nn.Module):
             h = act(fc1(x))
         h = nn.with_logical_constraint(h, token_axes(h.ndim, "mlp"))
         h = dropout(h, self.drop, key_hidden)
-        fc2 = Linear(
-            (x.shape[-1],),
-            ("mlp", "embed"),
-            kernel_init=xavier_uniform(),
-            bias_init=bias,
-            name="fc2",
-            **common,
-        )
+        fc2 = Linear((x.shape[-1],), ("mlp", "embed"), bias_init=bias, name="fc2", **common)
         return dropout(fc2(h), self.drop, key_out)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
+from vit_jax.models.layers.initial import initializers
 from vit_jax.models.layers.linear import Linear, named
 from vit_jax.models.layers.norm import make_norm
 
@@ -34,11 +35,13 @@ class PatchEmbed(nn.Module):
     Attributes:
         patch_size: height and width of a patch in pixels.
         dim: width of a token.
+        weight_init: see `layers.initial`.
     """
 
     patch_size: tuple[int, int]
     dim: int
     use_bias: bool = True
+    weight_init: str = "vit"
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -46,12 +49,12 @@ class PatchEmbed(nn.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Maps `(b, h * ph, w * pw, c)` to a grid of tokens `(b, h, w, d)`."""
         (ph, pw), channels = self.patch_size, images.shape[-1]
-        fan_in = nn.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3)
-        init = named(fan_in, None, None, "channels", "embed")
+        draw, inputs = initializers(self.weight_init), ph * pw * channels
+        init = named(draw.patch_kernel(inputs), None, None, "channels", "embed")
         kernel = self.param("kernel", init, (ph, pw, channels, self.dim), self.param_dtype)
         bias = None
         if self.use_bias:
-            init = named(nn.initializers.zeros, "embed")
+            init = named(draw.patch_bias(inputs), "embed")
             bias = self.param("bias", init, (self.dim,), self.param_dtype)
         images, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
         b, height, width, _ = images.shape
@@ -69,10 +72,12 @@ class PatchMerging(nn.Module):
     Attributes:
         post_norm: the norm comes after the linear map (Swin V2) and not before it.
         norm_eps: its epsilon.
+        weight_init: see `layers.initial`.
     """
 
     post_norm: bool = False
     norm_eps: float = 1e-5
+    weight_init: str = "vit"
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -83,7 +88,8 @@ class PatchMerging(nn.Module):
         common = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         norm = make_norm("layernorm", epsilon=self.norm_eps, name="norm", **common)
         axes = ("embed", None)
-        reduction = Linear((2 * d,), axes, use_bias=False, name="reduction", **common)
+        linear = dict(common, use_bias=False, weight_init=self.weight_init)
+        reduction = Linear((2 * d,), axes, name="reduction", **linear)
         x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)))
         x = x.reshape(b, (h + 1) // 2, 2, (w + 1) // 2, 2, d).transpose(0, 1, 3, 4, 2, 5)
         x = x.reshape(*x.shape[:3], 4 * d)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vit_jax.models.layers.attention import attend, heads_init, merge_init
+from vit_jax.models.layers.attention import attend
 from vit_jax.models.layers.linear import Linear, named
 from vit_jax.models.layers.mlp import Mlp
 from vit_jax.models.layers.norm import make_norm
@@ -24,6 +24,7 @@ class AttentionPool(nn.Module):
         num_heads: heads of the pooling attention.
         mlp: hyper-parameters of `Mlp`.
         backend: see `attention.attend`.
+        weight_init: see `layers.initial`.
     """
 
     num_heads: int
@@ -31,6 +32,7 @@ class AttentionPool(nn.Module):
     norm_layer: str = "layernorm"
     norm_eps: float = 1e-6
     backend: str = "auto"
+    weight_init: str = "vit"
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -42,19 +44,11 @@ class AttentionPool(nn.Module):
         common = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         init = named(nn.initializers.normal(d**-0.5), None, None, "embed")
         latent = self.param("latent", init, (1, 1, d), self.param_dtype)
-        q = Linear(
-            heads, ("embed", "heads", "head_dim"), kernel_init=query_init, name="q", **common
-        )
-        kv = Linear(
-            (2, *heads),
-            ("embed", "qkv", "heads", "head_dim"),
-            kernel_init=heads_init,
-            name="kv",
-            **common,
-        )
-        proj = Linear(
-            (d,), ("heads", "head_dim", "embed"), 2, kernel_init=merge_init, name="proj", **common
-        )
+        drawn = dict(common, weight_init=self.weight_init)
+        to_heads, from_heads = ("heads", "head_dim"), ("heads", "head_dim", "embed")
+        q = Linear(heads, ("embed", *to_heads), name="q", **drawn)
+        kv = Linear((2, *heads), ("embed", "qkv", *to_heads), parts=True, name="kv", **drawn)
+        proj = Linear((d,), from_heads, inputs=2, name="proj", **drawn)
         query = jnp.broadcast_to(q(latent), (b, 1, *heads))
         key, value = jnp.moveaxis(kv(x), -3, 0)
         # One query has no (n, n) weights to avoid, so a fused kernel would gain nothing.
@@ -62,7 +56,3 @@ class AttentionPool(nn.Module):
         y = proj(mixed)
         norm = make_norm(self.norm_layer, epsilon=self.norm_eps, name="norm", **common)
         return (y + Mlp(**self.mlp, **common, name="mlp")(norm(y)))[:, 0]
-
-
-# Xavier for a kernel (d, h, hd).
-query_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=0, out_axis=(1, 2))

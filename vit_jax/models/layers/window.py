@@ -36,15 +36,15 @@ def pad_to(x: jax.Array, multiple: Pair) -> jax.Array:
 
 
 def to_windows(x: jax.Array, window: Pair) -> jax.Array:
-    """Cuts a map `(b, h, w, d)` into windows `(b * windows, n, d)`, in raster order."""
+    """Cuts a map `(b, h, w, d)` into windows `(b, windows, n, d)`, in raster order."""
     b, h, w, d = x.shape
     p, q = window
     x = x.reshape(b, h // p, p, w // q, q, d).swapaxes(2, 3)
-    return x.reshape(-1, p * q, d)
+    return x.reshape(b, -1, p * q, d)
 
 
 def from_windows(x: jax.Array, window: Pair, grid: Pair) -> jax.Array:
-    """Puts windows `(b * windows, n, d)` together to maps `(b, *grid, d)`."""
+    """Puts windows `(b, windows, n, d)` together to maps `(b, *grid, d)`."""
     (h, w), (p, q), d = grid, window, x.shape[-1]
     x = x.reshape(-1, h // p, w // q, p, q, d).swapaxes(2, 3)
     return x.reshape(-1, h, w, d)
@@ -58,7 +58,7 @@ def shift_mask(grid: Pair, window: Pair, shift: Shift) -> jax.Array:
     """
     rows, columns = (jnp.arange(side) >= side - s for side, s in zip(grid, shift))
     regions = 2 * rows[:, None].astype(jnp.int32) + columns
-    regions = to_windows(regions.reshape(1, *grid, 1), window)
+    (regions,) = to_windows(regions.reshape(1, *grid, 1), window)
     apart = regions != regions.swapaxes(1, 2)
     return jnp.where(apart, APART, 0.0)[:, None]
 
@@ -90,7 +90,7 @@ class TableBias(nn.Module):
     @nn.compact
     def __call__(self) -> jax.Array:
         """Biases `(1, h, n, n)`."""
-        init = named(nn.initializers.truncated_normal(0.02), None, None, "heads")
+        init = named(nn.initializers.normal(0.02), None, None, "heads")
         shape = (2 * self.window[0] - 1, 2 * self.window[1] - 1, self.num_heads)
         table = self.param("table", init, shape, self.param_dtype)
         biases = table.reshape(-1, self.num_heads)[relative_index(self.window)]
@@ -119,18 +119,20 @@ class LogBias(nn.Module):
         window: rows and columns of a window.
         num_heads: heads, h.
         trained: rows and columns of the windows in pre-training, which the scale is relative to.
+        weight_init: see `layers.initial`.
     """
 
     window: Pair
     num_heads: int
     trained: Pair
+    weight_init: str = "vit"
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self) -> jax.Array:
         """Biases `(1, h, n, n)`."""
-        common = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        common = dict(weight_init=self.weight_init, dtype=self.dtype, param_dtype=self.param_dtype)
         offsets = jnp.asarray(log_offsets(self.window, self.trained))
         hidden = Linear((LOG_BIAS_HIDDEN,), (None, None), name="fc1", **common)(offsets)
         fc2 = Linear((self.num_heads,), (None, "heads"), use_bias=False, name="fc2", **common)
@@ -186,6 +188,8 @@ class WindowAttention(nn.Module):
         x = from_windows(mixed, self.window, grid)
         if moved:
             x = jnp.roll(x, list(shift), axis=(1, 2))
+        if weights is not None:
+            weights = weights.reshape(-1, *weights.shape[2:])
         return x[:, :height, :width], weights
 
     def _bias(self, common: dict[str, Any]) -> jax.Array:
@@ -194,5 +198,6 @@ class WindowAttention(nn.Module):
         if self.position == "table":
             return TableBias(**options, **common)()
         if self.position == "log":
+            options["weight_init"] = self.attention.get("weight_init", LogBias.weight_init)
             return LogBias(**options, trained=self.trained or self.window, **common)()
         raise UserError(f"position={self.position!r} is unknown; choose one of {POSITIONS}")
