@@ -1,7 +1,8 @@
 """Masked autoencoding of ImageNet-1k with a ViT-B/16 (He et al. 2022, appendix A, table 8).
 
 800 epochs, batch 4096, three quarters of the patches masked, random crops and flips alone. The
-labels are not looked at. It has been checked here by building the model, the optimizer and the
+labels are not looked at. The command is in the authors' PRETRAIN.md (facebookresearch/mae; other
+files of it are named). It has been checked here by building the model, the optimizer and the
 schedule; training it takes accelerators and the data set. Fine-tuned, the paper's ViT-B of 1600
 epochs reaches 83.6 % top-1 (table 3).
 
@@ -30,7 +31,7 @@ def get_config() -> ConfigDict:
     config.data.eval_split = "validation"
     config.data.batch_size = 4096
     config.data.eval_batch_size = 1024
-    # Area and interpolation are of the authors' code; the paper says "RandomResizedCrop".
+    # main_pretrain.py: area and interpolation; the paper says "RandomResizedCrop".
     config.data.train_transform = "inception_crop(scale=(0.2, 1.0))|flip"
     config.data.interpolation = "bicubic"
     config.data.workers = 8
@@ -39,6 +40,8 @@ def get_config() -> ConfigDict:
     config.optim.lr = 1.5e-4 * 4096 / 256  # base rate times batch over 256
     config.optim.adamw.b2 = 0.95
     config.optim.weight_decay = 0.05
+    # main_pretrain.py keeps timm's decay from vectors alone: it reaches both tokens.
+    config.optim.weight_decays = (("cls_token", 0.05), ("decoder/mask_token", 0.05))
     config.schedule.name = "cosine"
     config.schedule.warmup_epochs = 40
 

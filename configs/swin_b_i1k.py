@@ -15,5 +15,5 @@ def get_config() -> ConfigDict:
     """The recipe."""
     config = load_config(Path(__file__).with_name("swin_t_i1k.py"))
     config.model.name = "swin_base_patch4_window7_224"
-    config.model.drop_path_rate = 0.5
+    config.model.drop_path_rate = 0.5  # configs/swin/swin_base_patch4_window7_224.yaml
     return config
