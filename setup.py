@@ -26,12 +26,20 @@ CORE = [
     "tqdm>=4.66",
 ]
 TORCH = ["torch>=2.6", "timm>=1.0.31", "torchvision", "transformers>=5.0", "safetensors>=0.5"]
+GCS = ["gcsfs>=2026.9", "google-cloud-storage>=3.0"]
+S3 = ["s3fs>=2026.9"]
 TEST = [
     # The compiler of TPUs, which needs none; the tests that compile for them skip without it.
     "jax[tpu]; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "pytest>=8",
     "pytest-xdist>=3.6",
     "tensorboard>=2.19",  # its reader checks our event files
+    *GCS,
+    *S3,
+    "gcp-storage-emulator>=2024.8",  # an object store on this machine
+    "moto[s3]>=5.1",  # another
+    "flask>=3.0",  # which moto's server needs
+    "flask-cors>=5.0",
     "tensorflow-cpu>=2.20; platform_machine == 'x86_64'",  # installed to see that it stays unused
 ]
 # The test oracles are pinned: equality is claimed against these versions.
@@ -56,6 +64,8 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda]"],
+        "gcs": GCS,
+        "s3": S3,
         "torch": TORCH,
         "test": TEST + ORACLES,
         "dev": TEST + ORACLES + ["build>=1.2", "ruff==0.17.5"],

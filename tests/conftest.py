@@ -8,3 +8,5 @@ import jax
 
 if jax.config.jax_platforms == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
+
+from tests.object_stores import place  # noqa: F401, a fixture

@@ -110,7 +110,7 @@ def _trouble(folder: Path) -> str | None:
         except OSError:
             return None  # the folder may be listed, the bucket as a whole may not
     except Exception as error:  # of whatever library
-        return f"it cannot be listed ({first_line(error)}); are the endpoint and the credentials right?"
+        return f"it cannot be listed ({first_line(error)}); are endpoint and credentials right?"
     return None
 
 
@@ -120,19 +120,28 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def names(folder: Path) -> list[str]:
-    """Returns the names of what lies in a folder; there are none in one that is missing.
+def entries(folder: Path) -> dict[str, bool]:
+    """Returns the names of what lies in a folder, and whether each is a folder.
+
+    There is nothing in one that is missing.
 
     Raises:
       OSError: it cannot be listed, or another error of the store's library.
     """
     if not is_remote(folder):
-        return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+        return {x.name: x.is_dir() for x in os.scandir(folder)} if folder.is_dir() else {}
     try:  # not is_dir, which takes a store that does not answer for an empty one
-        found = filesystem(folder).ls(os.fspath(folder), detail=False)
+        found = filesystem(folder).ls(os.fspath(folder), detail=True)
     except FileNotFoundError:
-        return []
-    return [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
+        return {}
+    names = ((x["name"].rstrip("/").rsplit("/", 1)[-1], x["type"]) for x in found)
+    return {name: kind == "directory" for name, kind in names}
+
+
+def files_below(folder: Path) -> list[str]:
+    """Returns the files below a remote folder, relative to it, in the order of their names."""
+    found = filesystem(folder).find(os.fspath(folder))
+    return [file.removeprefix("/".join(folder.parts[2:]) + "/") for file in found]
 
 
 def replace_text(file: Path, text: str) -> None:
@@ -146,11 +155,14 @@ def replace_text(file: Path, text: str) -> None:
 
 
 def move_folder(folder: Path, target: Path) -> None:
-    """Gives a folder another name, which is free; in an object store file by file."""
-    if is_remote(folder):
-        filesystem(folder).mv(os.fspath(folder), os.fspath(target), recursive=True)
-    else:
+    """Gives a folder another name, which is free; in a store all is copied, then removed."""
+    if not is_remote(folder):
         folder.rename(target)
+        return
+    files, below = filesystem(folder), files_below(folder)
+    old, new = ([os.fspath(top / name) for name in below] for top in (folder, target))
+    files.copy(old, new, on_error="raise")
+    files.rm(os.fspath(folder), recursive=True)
 
 
 def read_bytes(file: Path) -> bytes:

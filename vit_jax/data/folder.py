@@ -24,6 +24,7 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from vit_jax import storage
 from vit_jax.data.sources import Example, Source
 from vit_jax.errors import MissingFileError, UserError
 
@@ -60,14 +61,14 @@ class FolderSource(Source):
         file = self.files[index]
         path = self.root / file
         label = self._labels[file.split("/", 1)[0]]
-        return {"image": path.read_bytes(), "label": label, "name": str(path)}
+        return {"image": storage.read_bytes(path), "label": label, "name": str(path)}
 
 
 def open_source(path: str, split: str, data_dir: str | None = None) -> FolderSource:
     """Opens a split of a folder of images.
 
     Args:
-      path: the folder; `~` is the home directory.
+      path: the folder, or its URL; `~` is the home directory.
       split: "train", "val" or "test", as far as the folder has them; "eval" is the one of the last
         two that it has.
       data_dir: not used.
@@ -78,7 +79,8 @@ def open_source(path: str, split: str, data_dir: str | None = None) -> FolderSou
         "train" has not; or one folder is reached, through links, from two classes.
     """
     del data_dir
-    root = Path(path).expanduser()
+    storage.check(path)
+    root = storage.path(path).expanduser()
     splits = _split_folders(root)
     if len(splits) > 1 or ("train" not in splits and splits):
         return _open_given(root, splits, split)
@@ -153,14 +155,12 @@ def _list_images(classes: Path) -> dict[str, list[str]]:
     owners: dict[str, str] = {}
     for name in _class_folders(classes):
         files = images[name] = []
-        for folder, names in _walk(classes / name, owners):
-            inside = Path(folder).relative_to(classes).as_posix()
-            for file in names:
-                ending = os.path.splitext(file)[1].lower()
-                if ending in ENDINGS:
-                    files.append(f"{inside}/{file}")
-                else:
-                    others[ending or file] += 1
+        for file in _files(classes / name, owners):
+            ending = os.path.splitext(file)[1].lower()
+            if ending in ENDINGS:
+                files.append(f"{name}/{file}")
+            else:
+                others[ending or file.rsplit("/", 1)[-1]] += 1
     empty = [name for name, files in images.items() if not files]
     if empty:
         found = ", ".join(f"{count} of {ending!r}" for ending, count in others.most_common(5))
@@ -171,6 +171,16 @@ def _list_images(classes: Path) -> dict[str, list[str]]:
     if others:
         _log.warning("%s: left out files that are not images: %s", classes, dict(others))
     return images
+
+
+def _files(top: Path, owners: dict[str, str]) -> Iterator[str]:
+    """Yields the files below a class's folder, relative to it, with "/" between parts."""
+    if storage.is_remote(top):  # where there are no links
+        yield from storage.files_below(top)
+        return
+    for folder, names in _walk(top, owners):
+        inside = Path(folder).relative_to(top)
+        yield from ((inside / name).as_posix() for name in names)
 
 
 def _walk(top: Path, owners: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
@@ -199,10 +209,10 @@ def _walk(top: Path, owners: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _class_folders(classes: Path) -> tuple[str, ...]:
-    entries = sorted(os.scandir(classes), key=lambda entry: entry.name)
-    folders = tuple(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    entries = storage.entries(classes)
+    folders = tuple(x for x in sorted(entries) if entries[x] and not x.startswith("."))
     if not folders:
-        found = _shortened([e.name for e in entries]) if entries else "nothing"
+        found = _shortened(sorted(entries)) if entries else "nothing"
         raise MissingFileError(
             f"{str(classes)!r} has no class folders: expected <class>/<image> below it, "
             f"found {found}"

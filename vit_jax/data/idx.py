@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vit_jax import storage
 from vit_jax.data.sources import Example, Source
 from vit_jax.errors import MissingFileError, UserError
 
@@ -49,7 +50,7 @@ def open_source(path: str, split: str, data_dir: str | None = None) -> IdxSource
     """Opens a split of a folder of IDX files.
 
     Args:
-      path: the folder; `~` is the home directory.
+      path: the folder, or its URL; `~` is the home directory.
       split: "train" or "test".
       data_dir: not used.
 
@@ -60,7 +61,8 @@ def open_source(path: str, split: str, data_dir: str | None = None) -> IdxSource
     del data_dir
     if split not in PREFIXES:
         raise UserError(f"IDX folder {path!r} has no split {split!r}: it has 'train' and 'test'")
-    folder = Path(path).expanduser()
+    storage.check(path)
+    folder = storage.path(path).expanduser()
     images = read_idx(_find(folder, f"{PREFIXES[split]}-images-idx3-ubyte"), axes=3)
     labels = _read_labels(folder, split)
     if len(images) != len(labels) or not len(labels):
@@ -97,7 +99,7 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     Raises:
       UserError: it is not one, has another number of axes, or is cut short.
     """
-    data = path.read_bytes()
+    data = storage.read_bytes(path)
     if path.suffix == ".gz":
         data = gzip.decompress(data)
     header = 4 + 4 * axes

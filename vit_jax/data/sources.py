@@ -7,6 +7,8 @@
 | `folder:PATH` | a folder of images, see `folder` |
 | `idx:PATH` | a folder with the IDX files of MNIST and its kin, see `idx` |
 
+A PATH may be a URL, `gs://BUCKET/...` or `s3://BUCKET/...` (docs/storage.md).
+
 Images stay encoded: decoding belongs to the transform, which may need only a part of the picture.
 """
 

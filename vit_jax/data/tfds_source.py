@@ -6,9 +6,11 @@ builders need TensorFlow for it); the error for a data set that is not prepared 
 """
 
 import difflib
+import os
 
 import tensorflow_datasets as tfds
 
+from vit_jax import storage
 from vit_jax.data.sources import Example, Source
 from vit_jax.errors import MissingFileError, UserError
 
@@ -63,13 +65,14 @@ def open_source(name: str, split: str, data_dir: str | None = None) -> TfdsSourc
     Args:
       name: NAME[/CONFIG][:VERSION].
       split: a name or a TFDS slice, such as "train" or "train[:90%]".
-      data_dir: where prepared data sets are; None is the TFDS default.
+      data_dir: where prepared data sets are, a folder or a `gs://` URL; None is the TFDS default.
 
     Raises:
       UserError: no such data set, configuration, version or split, or it is not for
-        classification.
+        classification; or it is in S3.
       MissingFileError: it is not prepared as ArrayRecord; the message has the command.
     """
+    _check_place(data_dir or tfds.core.constants.DATA_DIR)
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -97,6 +100,18 @@ def image_and_label(info: tfds.core.DatasetInfo) -> tuple[str, str]:
         f"{info.full_name} is not for image classification: expected one Image and one ClassLabel, "
         f"it has {dict(features.items())}"
     )
+
+
+def _check_place(data_dir: str | os.PathLike[str]) -> None:
+    """Raises UserError where ArrayRecord cannot read: it opens files and `gs://` by itself."""
+    place = storage.path(data_dir)
+    if storage.is_remote(place) and place.parts[1] == "s3":
+        raise UserError(
+            f"data_dir {str(place)!r}: TFDS data sets are read from a file system and from gs://, "
+            f"not from S3; copy them (aws s3 sync {place} DIR) or mount the bucket, and give the "
+            "folder"
+        )
+    storage.check(place)
 
 
 def _catalogue() -> list[str]:

@@ -51,7 +51,7 @@ def saved_steps(directory: str | os.PathLike[str]) -> list[int]:
     """Returns the steps that have a complete checkpoint in `directory`, in ascending order."""
     directory = storage.path(directory)
     # An unfinished one has a longer name until it is renamed, or is told by `is_complete`.
-    steps = sorted(int(name) for name in storage.names(directory) if name.isdigit())
+    steps = sorted(int(name) for name in storage.entries(directory) if name.isdigit())
     return [step for step in steps if object_store.is_complete(directory / str(step))]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from vit_jax import storage
 from vit_jax.data.digits.builder import SklearnDigits
 from vit_jax.data.tfds_source import TfdsSource
 from vit_jax.errors import UserError
@@ -27,11 +28,15 @@ def open_source(rest: str, split: str, data_dir: str | None = None) -> TfdsSourc
       data_dir: a local folder; None is the TFDS default.
 
     Raises:
-      UserError: there is no such split.
-      UserError: they cannot be prepared there.
+      UserError: there is no such split, or they cannot be prepared there.
     """
     del rest
-    root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    root = storage.path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    if storage.is_remote(root):
+        raise UserError(
+            f"data_dir {str(root)!r}: the digits are prepared in a folder of a file system; leave "
+            "data.data_dir out (and the environment variable TFDS_DATA_DIR)"
+        )
     if not _place(root).is_dir():
         _prepare(root)
     return TfdsSource(_builder(root), split)
