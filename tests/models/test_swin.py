@@ -280,20 +280,20 @@ def test_a_padding_without_bias_has_finite_gradients():
 # Attention with biases and scales.
 
 
-def test_scores_take_a_bias_by_group_and_a_scale_by_head():
+def test_scores_take_a_bias_by_window_and_a_scale_by_head():
     rng = np.random.default_rng(0)
-    q, k, v = rng.normal(size=(3, 6, 5, 2, 4)).astype(np.float32)
+    q, k, v = rng.normal(size=(3, 2, 3, 5, 2, 4)).astype(np.float32)
     bias = rng.normal(size=(3, 2, 5, 5)).astype(np.float32)
     scale = np.array([0.5, 7.0], np.float32)
     mixed, weights = attention.attend(
         *map(jnp.asarray, (q, k, v)), bias=bias, scale=jnp.asarray(scale), return_weights=True
     )
-    for i in range(6):
-        for h in range(2):
-            scores = scale[h] * q[i, :, h] @ k[i, :, h].T + bias[i % 3, h]
-            expected = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-            np.testing.assert_allclose(weights[i, h], expected, rtol=1e-4, atol=1e-6)
-            np.testing.assert_allclose(mixed[i, :, h], expected @ v[i, :, h], rtol=1e-4, atol=1e-5)
+    for i, window, h in np.ndindex(2, 3, 2):
+        at = (i, window, slice(None), h)
+        scores = scale[h] * q[at] @ k[at].T + bias[window, h]
+        expected = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(weights[i, window, h], expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(mixed[at], expected @ v[at], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("changed", [dict(bias=jnp.zeros((1, 1, 8, 8))), dict(scale=jnp.ones(2))])

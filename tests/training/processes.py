@@ -65,19 +65,24 @@ def start_train(workdir, *overrides, config=TINY, **options):
     return start("train", "--config", config, "--workdir", workdir, *keys, **options)
 
 
-def start_two(start, *overrides, **options):
-    """Starts two processes on this machine that train one model.
+def start_several(start, count, *overrides, **options):
+    """Starts processes on this machine that train one model.
 
     `start(*overrides, **options)` starts one of them.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    together = [f"distributed.coordinator=127.0.0.1:{port}", "distributed.num_processes=2"]
+    together = [f"distributed.coordinator=127.0.0.1:{port}", f"distributed.num_processes={count}"]
     return [
         start(*overrides, *together, f"distributed.process_id={index}", **options)
-        for index in range(2)
+        for index in range(count)
     ]
+
+
+def start_two(start, *overrides, **options):
+    """Starts two processes, see `start_several`."""
+    return start_several(start, 2, *overrides, **options)
 
 
 def finish(process, code=0, timeout=240):

@@ -197,6 +197,9 @@ def _product(mesh: Mesh, axes: list[str] | tuple[str, ...]) -> int:
 def param_shardings(shapes: Any, axes: Any, rules: Rules, mesh: Mesh) -> Any:
     """Returns the sharding of every leaf of a tree of parameters.
 
+    A vector of the width (a bias, the scale of a norm) stays whole: what a device would save by
+    holding a part of it is not worth an exchange before each use.
+
     Args:
       shapes: tree of arrays or `jax.ShapeDtypeStruct`.
       axes: tree of the same structure, with a tuple of logical names in the place of each array
@@ -208,8 +211,15 @@ def param_shardings(shapes: Any, axes: Any, rules: Rules, mesh: Mesh) -> Any:
     shardings = []
     for leaf, names in zip(leaves, tree.flatten_up_to(axes)):
         names = (None,) * len(leaf.shape) if names is None else names
+        if _is_vector(leaf.shape, names):
+            names = tuple(None if name == "embed" else name for name in names)
         shardings.append(NamedSharding(mesh, partition(leaf.shape, names, rules, mesh)))
     return tree.unflatten(shardings)
+
+
+def _is_vector(shape: tuple[int, ...], names: tuple[str | None, ...]) -> bool:
+    """Whether all sizes are 1 but one, that of layers stacked in a scan aside."""
+    return sum(size > 1 for size, name in zip(shape, names) if name != "layers") == 1
 
 
 def place(arrays: Any, axes: Any, rules: Rules, mesh: Mesh) -> Any:
