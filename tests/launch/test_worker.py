@@ -72,6 +72,7 @@ def test_a_machine_that_was_taken_away(here):
     begin(here)
     wait_for_lines(here, 3)
     kill_all_in(here._home.parent)
+    assert worker._wait(lambda: not here._running(), 60)
     assert here.answer().state == "lost"
     assert begin(here, "b").state == "running"
 

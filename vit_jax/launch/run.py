@@ -1,6 +1,7 @@
 """The life of a run on a TPU: started, watched, resumed when the machine is taken away, stopped."""
 
 import dataclasses
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,7 @@ from vit_jax.launch.worker import FOLDER
 RESUME_ME = 75  # of vit-jax train: stopped by a signal, saved
 RUN_IS_LOST = 1  # our exit code where a run was lost and is not resumed
 INTERRUPTED = 130  # as a shell gives for Ctrl-C
+TRIES = 10  # to begin, where the machine is taken away again and again
 GRACE = 60  # seconds for what is left of an earlier run
 SHOWN = 20  # lines of a log that say how it stands
 
@@ -110,20 +112,23 @@ def train(
         )
     archive = pack.recipes(Path(run.config))
     run.check(workers=1, restarts=restarts)  # before anything is paid for
-    left = restarts
+    left, tries = restarts, TRIES
     while True:
         try:
             seen = _prepared(tpu, hardware, library, patient=left < restarts)
             run.check(seen.workers, restarts)
             log = _start(tpu, run, archive, seen.workers)
-            if detach:
-                return 0
-            ended = _watched(tpu, seen.workers, log)
-        except GcloudError as error:  # the machine was taken away before the run had begun
-            if error.kind not in LOST or not left:
+        except GcloudError as error:  # taken away before the run had begun
+            tries -= 1
+            if error.kind not in LOST or not restarts or not tries:
                 raise
-            print(error, flush=True)
-            ended = {}
+            print(f"{error}; trying again in {tpu.poll:g} s", flush=True)
+            time.sleep(tpu.poll)
+            continue
+        if detach:
+            return 0
+        tries = TRIES
+        ended = _watched(tpu, seen.workers, log)
         if tpu.gcloud.dry_run or not _may_resume(ended):
             return _conclude(tpu, ended)
         if not left:
