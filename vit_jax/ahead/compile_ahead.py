@@ -109,7 +109,7 @@ def _report(
     chip = hardware.chip(device)
     model_flops = experiment.training_flops() * config.data.batch_size / devices
     common = dict(
-        recipe=config.model.name,
+        model=config.model.name,
         platform=platform,
         topology=topology,
         device_kind=device.device_kind,
@@ -135,7 +135,8 @@ def _report(
         total = sum(x.bytes for x in sums.values())
         roof = roofline(chip, costs.flops, costs.bytes, total, model_flops)
     return Report(
-        fits=chip is None or memory.total <= chip.memory or platform == "tpu",
+        # The compiler of TPUs has found room; those of others do not look.
+        fits=platform == "tpu" or chip is None or memory.total <= chip.memory,
         capacity=None if chip is None else int(chip.memory),
         needed=memory.total,
         memory=memory,

@@ -59,7 +59,7 @@ class Report:
     """A train step, compiled for devices that need not be attached. "A device" is one of them.
 
     Attributes:
-      recipe: name of the model.
+      model: its name.
       platform: "cpu", "gpu" or "tpu".
       topology: of a TPU.
       device_kind: as JAX names the devices.
@@ -85,7 +85,7 @@ class Report:
       notes: what the numbers leave out.
     """
 
-    recipe: str
+    model: str
     platform: str
     topology: str | None
     device_kind: str
@@ -143,7 +143,7 @@ class Report:
         parts = f" in {self.accumulate_steps} parts" if self.accumulate_steps > 1 else ""
         each = self.batch / self.devices
         return [
-            ("model", f"{self.recipe}: {self.parameters:,} parameters{trained}"),
+            ("model", f"{self.model}: {self.parameters:,} parameters{trained}"),
             ("devices", f"{self.devices} x {self.device_kind} ({where}), {axes}"),
             ("batch", f"{self.batch:,} images a step{parts}, {each:.4g} a device"),
             ("compiled", f"in {self.compile_seconds:.0f} s"),
@@ -183,10 +183,10 @@ class Report:
         if self.flops is not None:
             ratio = self.flops / self.model_flops
             lines = [
-                ("compute", f"{_tera(self.flops)} TFLOPs a device in the program"),
-                ("", f"{_tera(self.model_flops)} by the model's own count: x{ratio:.2f}"),
+                ("compute", f"{_flops_text(self.flops)} a device in the program"),
+                ("", f"{_flops_text(self.model_flops)} by the model's own count: x{ratio:.2f}"),
             ]
-        images = f"{self.forward_flops / 1e9:.4g} GFLOPs an image forward"
+        images = f"{_flops_text(self.forward_flops)} an image forward"
         lines.append(("" if lines else "compute", images))
         if self.bytes_accessed is not None:
             lines.append(("accessed", f"{bytes_text(self.bytes_accessed)} of memory a device"))
@@ -204,7 +204,8 @@ class Report:
         for x in self.largest:
             arrays = " ".join(f"{a.dtype}[{','.join(map(str, a.shape))}]" for a in x.arrays[:3])
             more = "" if len(x.arrays) <= 3 else f" and {len(x.arrays) - 3} more"
-            what = f"{x.kind} of {arrays}{more} among {x.group}, {x.times} times"
+            times = "once" if x.times == 1 else f"{x.times} times"
+            what = f"{x.kind} of {arrays}{more} among {x.group}, {times}"
             lines.append(("  largest", f"{bytes_text(x.sent)}: {what}"))
             lines.append(("", f"  {_where(x.op_name)}"))
         return lines
@@ -232,8 +233,13 @@ def _where(op_name: str) -> str:
     return backward + "/".join(parts[-4:]) if parts != [""] else "(the compiler does not say where)"
 
 
-def _tera(count: float) -> str:
-    return f"{count / 1e12:.4g}"
+def _flops_text(count: float) -> str:
+    """In the unit that suits it, such as "34.94 GFLOPs"."""
+    for unit in ("", "K", "M", "G"):
+        if count < 1000:
+            return f"{count:.4g} {unit}FLOPs"
+        count /= 1000
+    return f"{count:.4g} TFLOPs"
 
 
 def _milli(seconds: float) -> str:
