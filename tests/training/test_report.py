@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vit_jax.training.report import bytes_text, parameter_table, run_header
+from vit_jax.training.report import bytes_a_device, bytes_text, parameter_table, run_header
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +27,19 @@ def test_every_parameter_has_a_line(mesh):
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
     rows = [line.split() for line in parameter_table(PARAMS, shardings).splitlines()]
     assert rows == [
-        ["name", "shape", "dtype", "sharding", "size"],
-        ["blocks/fc/kernel", "3x8x4", "bfloat16", "-,fsdp,tensor", "96"],
-        ["head/kernel", "1000x8", "float32", "fsdp+tensor,-", "8,000"],
-        ["scale", "scalar", "float32", "-", "1"],
-        ["total", "31.4", "KiB", "8,097"],
+        ["name", "shape", "dtype", "sharding", "a", "device", "size"],
+        ["blocks/fc/kernel", "3x8x4", "bfloat16", "-,fsdp,tensor", "48", "bytes", "96"],
+        ["head/kernel", "1000x8", "float32", "fsdp+tensor,-", "7.8", "KiB", "8,000"],
+        ["scale", "scalar", "float32", "-", "4", "bytes", "1"],
+        ["total", "31.4", "KiB", "7.9", "KiB", "8,097"],
     ]
+    assert bytes_a_device(PARAMS, shardings) == 3 * 4 * 2 * 2 + 250 * 8 * 4 + 4
 
 
 def test_arrays_bring_their_own_sharding(mesh):
     place = NamedSharding(mesh, PartitionSpec("data"))
     table = parameter_table({"x": jax.device_put(jnp.zeros((4, 2)), place)})
-    assert table.splitlines()[1].split() == ["x", "4x2", "float32", "data,-", "8"]
+    assert table.splitlines()[1].split() == ["x", "4x2", "float32", "data,-", "16", "bytes", "8"]
 
 
 def test_columns_line_up(mesh):
@@ -47,23 +48,26 @@ def test_columns_line_up(mesh):
 
 
 def test_the_header_says_what_runs_where(mesh):
-    text = run_header("vit_tiny", PARAMS, PARAMS, (2.5e9, 7.5e9), mesh, 64, accumulate_steps=2)
+    text = run_header(
+        "vit_tiny", PARAMS, PARAMS, (2.5e9, 7.5e9), mesh, 64, state_bytes=6144, accumulate_steps=2
+    )
     kind = jax.devices()[0].device_kind
     assert text.splitlines() == [
         "model   vit_tiny: 8,097 parameters, 31.4 KiB",
         "compute 2.5 GFLOPs an image forward, 7.5 in training",
         f"mesh    data=2 x fsdp=2 x tensor=2: 8 devices ({kind}), 1 process",
+        "state   6.0 KiB on each device",
         "batch   64 images an update, 8 at a time on each of 4 shards, accumulated over 2 parts",
     ]
 
 
 def test_the_header_says_how_many_are_trained(mesh):
-    text = run_header("vit_tiny", PARAMS, {"head": PARAMS["head"]}, (1, 3), mesh, 64)
+    text = run_header("vit_tiny", PARAMS, {"head": PARAMS["head"]}, (1, 3), mesh, 64, state_bytes=0)
     assert "8,097 parameters, 31.4 KiB, of which 8,000 are trained" in text
 
 
 def test_large_numbers_keep_their_digits(mesh):
-    text = run_header("vit_22b", PARAMS, PARAMS, (11.586e12, 34.758e12), mesh, 64)
+    text = run_header("vit_22b", PARAMS, PARAMS, (11.586e12, 34.758e12), mesh, 64, state_bytes=0)
     assert "11,586 GFLOPs an image forward, 34,758 in training" in text
 
 

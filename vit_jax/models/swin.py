@@ -35,7 +35,7 @@ from vit_jax.models.layers.attention import BACKENDS
 from vit_jax.models.layers.drop import Key, dropout, split
 from vit_jax.models.layers.encoder import REMATS, Encoder
 from vit_jax.models.layers.initial import initializers
-from vit_jax.models.layers.linear import classifier
+from vit_jax.models.layers.linear import classifier, token_axes
 from vit_jax.models.layers.norm import make_norm
 from vit_jax.models.layers.patch import PatchEmbed, PatchMerging
 from vit_jax.models.layers.window import LOG_BIAS_HIDDEN, WindowAttention, pad_to
@@ -395,7 +395,8 @@ class SwinTransformer(PlainModule):
 
     def pool(self, features: jax.Array) -> jax.Array:
         """One vector an image `(b, d)`; with "none" the map `(b, h, w, d)` itself."""
-        return features.mean(axis=(1, 2)) if self.global_pool == "avg" else features
+        pooled = features.mean(axis=(1, 2)) if self.global_pool == "avg" else features
+        return nn.with_logical_constraint(pooled, token_axes(pooled.ndim, "embed"))
 
     def classify(self, pooled: jax.Array, key: Key = None) -> jax.Array:
         """Logits `(b, num_classes)` of pooled features, in at least float32."""

@@ -26,7 +26,7 @@ from vit_jax.models.layers.attention import BACKENDS
 from vit_jax.models.layers.drop import Key, dropout, kept_patches, split
 from vit_jax.models.layers.encoder import CAPTURES, REMATS, Encoder
 from vit_jax.models.layers.initial import WEIGHT_INITS, initializers
-from vit_jax.models.layers.linear import Linear, classifier, named
+from vit_jax.models.layers.linear import Linear, classifier, named, token_axes
 from vit_jax.models.layers.mlp import MLPS
 from vit_jax.models.layers.norm import NORMS, make_norm
 from vit_jax.models.layers.patch import PatchEmbed
@@ -546,7 +546,7 @@ class VisionTransformer(PlainModule):
             pooled = features
         if self.final_norm and self.norm_after_pool:
             pooled = self.fc_norm_(pooled)
-        return pooled
+        return nn.with_logical_constraint(pooled, token_axes(pooled.ndim, "embed"))
 
     def classify(self, pooled: jax.Array, key: Key = None) -> jax.Array:
         """Logits `(b, num_classes)` of pooled features, in at least float32."""

@@ -16,20 +16,22 @@ def parameter_table(params: Any, shardings: Any = None) -> str:
       shardings: tree of `NamedSharding`s of the same structure; None: those of the arrays.
 
     Returns:
-      Columns name, shape, dtype, sharding (mesh axes of each array axis, "-" for none) and size
-      (number of elements).
+      Columns name, shape, dtype, sharding (mesh axes of each array axis, "-" for none), what of it
+      a device holds, and size (number of elements).
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     places = [getattr(x, "sharding", None) for _, x in leaves]
     if shardings is not None:
         places = jax.tree.structure(params).flatten_up_to(shardings)
-    rows = [("name", "shape", "dtype", "sharding", "size")]
+    rows = [("name", "shape", "dtype", "sharding", "a device", "size")]
     for (path, x), place in zip(leaves, places):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         shape = "x".join(map(str, x.shape)) or "scalar"
-        rows.append((name, shape, x.dtype.name, _placement(x.shape, place), f"{x.size:,}"))
+        held = bytes_text(_held(x, place))
+        rows.append((name, shape, x.dtype.name, _placement(x.shape, place), held, f"{x.size:,}"))
     total = sum(x.size for _, x in leaves)
-    rows.append(("total", "", "", bytes_text(_num_bytes(params)), f"{total:,}"))
+    held = bytes_text(sum(_held(x, place) for (_, x), place in zip(leaves, places)))
+    rows.append(("total", "", "", bytes_text(_num_bytes(params)), held, f"{total:,}"))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
     for row in rows:
@@ -46,6 +48,7 @@ def run_header(
     mesh: Mesh,
     batch_size: int,
     *,
+    state_bytes: int,
     batch_axes: Sequence[str] = ("data", "fsdp"),
     accumulate_steps: int = 1,
 ) -> str:
@@ -58,6 +61,7 @@ def run_header(
       flops: of one image, in the forward pass and in a step of training.
       mesh: the device mesh.
       batch_size: images an update, over all devices.
+      state_bytes: that a device holds of parameters, averages and moments.
       batch_axes: mesh axes that split the batch.
       accumulate_steps: parts in which the batch is computed one after the other.
     """
@@ -77,9 +81,26 @@ def run_header(
             f"compute {_giga(flops[0])} GFLOPs an image forward, {_giga(flops[1])} in training",
             f"mesh    {axes}: {_plural(mesh.size, 'device')} ({device.device_kind}), "
             f"{_plural(processes, 'process', 'processes')}",
+            f"state   {bytes_text(state_bytes)} on each device",
             f"batch   {layout}",
         ]
     )
+
+
+def bytes_a_device(tree: Any, shardings: Any) -> int:
+    """Returns what a device holds of a tree.
+
+    Args:
+      tree: of arrays or `jax.ShapeDtypeStruct`s.
+      shardings: tree of `NamedSharding`s of the same structure.
+    """
+    places = jax.tree.structure(tree).flatten_up_to(shardings)
+    return sum(_held(x, place) for x, place in zip(jax.tree.leaves(tree), places))
+
+
+def _held(x: Any, place: Any) -> int:
+    shape = place.shard_shape(x.shape) if isinstance(place, NamedSharding) else x.shape
+    return math.prod(shape) * x.dtype.itemsize
 
 
 def bytes_text(count: float) -> str:
