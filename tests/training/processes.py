@@ -26,7 +26,7 @@ def command(*arguments):
 
 
 def environment(devices, cache=True, **more):
-    """The environment of a process with simulated CPU devices."""
+    """The environment of a process with simulated CPU devices; without `cache` it keeps nothing."""
     result = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -40,6 +40,8 @@ def environment(devices, cache=True, **more):
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         }
+    else:
+        result["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     return result
 
 

@@ -53,6 +53,7 @@ RANGES: dict[str, Range] = {
     "log_every_steps": whole(1),
     "eval_every_steps": or_none(whole(1)),
     "eval_every_epochs": or_none(POSITIVE),
+    "compilation_cache": or_none(Range("a folder, or 'off'", lambda x: TEXT.fits(x) and x != "")),
     "distributed.auto": TRUE_OR_FALSE,
     "distributed.coordinator": or_none(TEXT),
     "distributed.num_processes": or_none(whole(1)),

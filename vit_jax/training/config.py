@@ -58,6 +58,9 @@ def base_config() -> ConfigDict:
     config.log_every_steps = 50  # metrics.jsonl, TensorBoard and the progress line
     config.eval_every_steps = None  # both None: only at the end
     config.eval_every_epochs = None
+    # Compiled programs are kept for the next start: a folder, or "off"; None: .jax_cache beside the
+    # workdir, or where JAX_COMPILATION_CACHE_DIR says.
+    config.compilation_cache = None
     config.distributed = _distributed()
     return open_and_lock(config)
 

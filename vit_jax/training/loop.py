@@ -12,7 +12,14 @@ from ml_collections import ConfigDict
 
 from vit_jax import data, storage
 from vit_jax.errors import UserError
-from vit_jax.training import adapters_only, classes, distributed, report, run_folder
+from vit_jax.training import (
+    adapters_only,
+    classes,
+    compilation_cache,
+    distributed,
+    report,
+    run_folder,
+)
 from vit_jax.training.checkpoint import Checkpoints, saved_steps
 from vit_jax.training.evaluation import Evaluator
 from vit_jax.training.experiment import Experiment
@@ -82,6 +89,7 @@ def _run(config: ConfigDict, workdir: Path, preemption: Preemption) -> Result:
     experiment = Experiment(config)
     _check_classes(experiment, train_source, eval_source)
     run_folder.claim(workdir, config)
+    compilation_cache.enable(config.compilation_cache, workdir)
     with contextlib.ExitStack() as stack:
         run = _Run(stack, experiment, workdir, train_source, eval_source, preemption)
         try:
@@ -159,10 +167,12 @@ class _Run:
             (self._experiment.module.flops(), self._experiment.training_flops()),
             self._experiment.mesh,
             self._config.data.batch_size,
+            state_bytes=report.bytes_a_device(state.shapes, state.shardings),
             batch_axes=self._experiment.batch_axes,
             accumulate_steps=self._config.accumulate_steps,
         )
-        return f"{report.parameter_table(shapes.params, state.shardings.params)}\n{header}"
+        table = report.parameter_table(shapes.params, state.shardings.params)
+        return f"{table}\n{header}\ncache   {compilation_cache.place()}: compiled programs"
 
     def _first_state(self) -> tuple[TrainState, Record]:
         """Returns the latest good checkpoint's state, or a new one."""

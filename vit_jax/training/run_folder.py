@@ -42,6 +42,7 @@ LIBRARIES = (
 MAY_CHANGE = (
     "accumulate_steps",
     "checkpoint",
+    "compilation_cache",
     "data.cache",
     "data.data_dir",
     "data.eval_batch_size",
