@@ -11,7 +11,7 @@ from tests.ahead.plain import plain
 from vit_jax.ahead import hlo
 from vit_jax.ahead.collectives import KINDS
 from vit_jax.ahead.compile_ahead import compile_ahead
-from vit_jax.ahead.cost import cost
+from vit_jax.ahead.flops import flops
 from vit_jax.ahead.topology import devices_of
 from vit_jax.errors import UserError
 from vit_jax.models.layers import attention
@@ -72,10 +72,10 @@ def test_the_kernel_is_chosen_for_the_chips_that_are_compiled_for():
 def test_flops_of_the_kernels_are_those_of_attention():
     """2 products forward and 7 backward, of which 3 are computed again rather than kept."""
     _, program = compiled_attention(1024, 128, "pallas")
-    found = cost(program)
+    found = flops(program)
     product = 2 * 1024 * 1024 * 128 * 2  # one example a chip, two heads
     assert not found.unknown_kernels
-    assert found.flops == pytest.approx((2 + 4 + 3) * product, rel=0.02)  # softmax, in the forward
+    assert found.count == pytest.approx((2 + 4 + 3) * product, rel=0.02)  # softmax, in the forward
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 
 from vit_jax import naming
 from vit_jax.ahead import hlo
+from vit_jax.ahead.accessed import bytes_accessed
 from vit_jax.ahead.collectives import Collective, collectives
-from vit_jax.ahead.cost import Cost, cost
 from vit_jax.ahead.data_sizes import EXAMPLES, SIZES
+from vit_jax.ahead.flops import Flops, flops
 from vit_jax.ahead.program import Step, TooLarge, compile_step
 from vit_jax.ahead.report import Memory, Report, traffic
 from vit_jax.ahead.roofline import roofline
@@ -128,24 +129,25 @@ def _report(
         return Report(fits=False, capacity=found.available, needed=found.needed, **common)
     memory = _memory(found.compiled)
     program = hlo.parse(found.compiled.as_text())
-    costs, sent = cost(program), collectives(program, devices)
+    computed, moved = flops(program), bytes_accessed(program)
+    sent = collectives(program, devices)
     sums = traffic(sent)
     roof = None
     if chip is not None:
         total = sum(x.bytes for x in sums.values())
-        roof = roofline(chip, costs.flops, costs.bytes, total, model_flops)
+        roof = roofline(chip, computed.count, moved, total, model_flops)
     return Report(
         # The compiler of TPUs has found room; those of others do not look.
         fits=platform == "tpu" or chip is None or memory.total <= chip.memory,
         capacity=None if chip is None else int(chip.memory),
         needed=memory.total,
         memory=memory,
-        flops=costs.flops,
-        bytes_accessed=costs.bytes,
+        flops=computed.count,
+        bytes_accessed=moved,
         collectives=sums,
         largest=_largest(sent),
         roofline=roof,
-        notes=_notes(program, costs),
+        notes=_notes(program, computed),
         **common,
     )
 
@@ -176,14 +178,12 @@ def _largest(found: Sequence[Collective]) -> tuple[Collective, ...]:
     return tuple(sorted(found, key=lambda x: x.sent, reverse=True)[:LARGEST])
 
 
-def _notes(program: hlo.Program, costs: Cost) -> tuple[str, ...]:
+def _notes(program: hlo.Program, computed: Flops) -> tuple[str, ...]:
     """What the numbers leave out."""
     notes = []
-    if costs.unknown_kernels:
-        notes.append(
-            f"FLOPs without those of the kernels {', '.join(costs.unknown_kernels)}, which do not "
-            "say theirs"
-        )
+    if computed.unknown_kernels:
+        names = ", ".join(computed.unknown_kernels)
+        notes.append(f"FLOPs without those of the kernels {names}, which do not say theirs")
     if program.unknown_loops:
         notes.append(
             f"{program.unknown_loops} loops run as often as their data asks for and count once "
