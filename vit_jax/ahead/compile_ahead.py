@@ -126,7 +126,13 @@ def _report(
         forward_flops=float(experiment.module.flops()),
     )
     if isinstance(found, TooLarge):
-        return Report(fits=False, capacity=found.available, needed=found.needed, **common)
+        return Report(
+            fits=False,
+            capacity=found.available,
+            needed=found.needed,
+            notes=(found.message.splitlines()[0],),
+            **common,
+        )
     memory = _memory(found.compiled)
     program = hlo.parse(found.compiled.as_text())
     computed, moved = flops(program), bytes_accessed(program)
