@@ -1,5 +1,6 @@
 """Reports on train steps compiled for simulated devices, against what is known of them."""
 
+import functools
 import json
 import math
 
@@ -13,6 +14,7 @@ from tests.training.processes import TINY
 from vit_jax.ahead import data_sizes, program
 from vit_jax.ahead.compile_ahead import compile_ahead
 from vit_jax.ahead.roofline import roofline
+from vit_jax.ahead.teacher import described_model
 from vit_jax.errors import UserError
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.hardware import chip
@@ -123,16 +125,24 @@ def test_other_errors_of_the_compiler_are_not():
     assert program.space_in("RESOURCE_EXHAUSTED: too many files") is None
 
 
-def test_an_objective_with_a_teacher_needs_no_weights():
-    overrides = (
-        "objective.name=distillation",
-        "objective.teacher=runs/not_there",
-        "objective.teacher_model=resnetv2_50x1_bit",
-    )
-    with pytest.raises(UserError, match=r"the teacher .* has num_classes=1000, the student 10"):
-        report(*overrides)
+TEACHER = ("objective.name=distillation", "objective.teacher=runs/not_there")
+
+
+def test_a_teacher_is_known_by_its_name():
+    """Its weights are shapes, split as the student's are."""
+    overrides = (*TEACHER, "objective.teacher_model=vit_tiny_patch16_224", "model.in_chans=3")
+    config = resolve(plain(*overrides, "mesh.data=1", "mesh.fsdp=4"), 1437, 10)
+    load_model = functools.partial(described_model, num_classes=10)
+    experiment = Experiment(config, jax.devices()[:4], load_model=load_model)
+    found = experiment.constant_shapes()["teacher"]
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(found))
+    kernel = found["head"]["kernel"]
+    assert kernel.shape == (192, 10) and kernel.sharding.shard_shape(kernel.shape) == (48, 10)
+
+
+def test_a_teacher_that_is_not_here_and_has_no_name():
     with pytest.raises(UserError, match=r"is not here: .*teacher_model=NAME"):
-        report(*overrides[:2])
+        report(*TEACHER)
 
 
 @pytest.mark.parametrize(

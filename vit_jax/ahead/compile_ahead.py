@@ -1,5 +1,6 @@
 """From a recipe to a report on its compiled train step."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -60,7 +61,8 @@ def compile_ahead(
     config = _on_mesh(config, mesh)
     devices = devices_of(platform, topology, _count(config.mesh, platform))
     config = _resolved(config, num_classes, train_examples)
-    experiment = Experiment(config, devices, load_model=described_model)
+    load_model = functools.partial(described_model, num_classes=config.model.num_classes)
+    experiment = Experiment(config, devices, load_model=load_model)
     return _report(experiment, platform, topology, compile_step(experiment))
 
 

@@ -1,7 +1,5 @@
 """A teacher whose weights are not read: what it is says what it costs."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 
@@ -12,7 +10,9 @@ from vit_jax.training import run_folder
 from vit_jax.training.experiment import build_module
 
 
-def described_model(source: str, checkpoint: str | int, name: str | None) -> folder.Model:
+def described_model(
+    source: str, checkpoint: str | int, name: str | None, num_classes: int
+) -> folder.Model:
     """Returns the model that `source` holds, with zeros that take no memory for its parameters.
 
     Args:
@@ -20,18 +20,20 @@ def described_model(source: str, checkpoint: str | int, name: str | None) -> fol
         is: it need not be there.
       checkpoint: which of a run; all are alike here.
       name: a name of `list_models()`, where the source does not say what it is.
+      num_classes: of a model by name: those of the student.
 
     Raises:
       UserError: nothing says what it is.
     """
     del checkpoint
-    if (Path(source) / run_folder.CONFIG).is_file():
+    if run_folder.is_run(source):
         config = run_folder.read_config(source)
         module, preprocessing = build_module(config.model), models.preprocessing(config.model.name)
     elif folder.is_converted(source):
         module, preprocessing, _ = folder.read_description(source)
     elif name is not None:
-        module, preprocessing = models.create_model(name), models.preprocessing(name)
+        module = models.create_model(name, num_classes=num_classes)
+        preprocessing = models.preprocessing(name)
     else:
         raise UserError(
             f"the teacher {source!r} is not here: give the folder of a run or of a converted "
