@@ -7,7 +7,13 @@ mistake, ours or a library's: the command `vit-jax` shows its traceback, and of 
 
 
 class UserError(ValueError):
-    """The text says what has to be changed."""
+    """The text says what has to be changed.
+
+    Attributes:
+      exit_code: of a command that ends with it.
+    """
+
+    exit_code = 2
 
 
 class MissingFileError(UserError, FileNotFoundError):

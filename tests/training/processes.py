@@ -67,14 +67,19 @@ def start_train(workdir, *overrides, config=TINY, **options):
     return start("train", "--config", config, "--workdir", workdir, *keys, **options)
 
 
+def free_port():
+    """A port of this machine that nobody listens to."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def start_several(start, count, *overrides, **options):
     """Starts processes on this machine that train one model.
 
     `start(*overrides, **options)` starts one of them.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     together = [f"distributed.coordinator=127.0.0.1:{port}", f"distributed.num_processes={count}"]
     return [
         start(*overrides, *together, f"distributed.process_id={index}", **options)
@@ -130,7 +135,11 @@ def steps_logged(workdir):
 def lines(workdir, split):
     """The lines of a split in metrics.jsonl without what depends on the clock."""
     return [
-        {name: value for name, value in line.items() if name != "images_per_second"}
+        {
+            name: value
+            for name, value in line.items()
+            if name != "images_per_second" and not name.endswith("_seconds")
+        }
         for line in metrics.read_metrics(workdir)
         if line["split"] == split
     ]

@@ -9,6 +9,7 @@ to the heartbeats.)
 """
 
 import resource
+import signal
 import sys
 
 import pytest
@@ -16,9 +17,11 @@ from PIL import Image
 
 from tests.training import processes
 from vit_jax.data.pipeline import epoch_order
+from vit_jax.training.checkpoint import saved_steps
 
 pytestmark = pytest.mark.slow
 SOON = 60  # seconds, on a busy machine; less than one was measured on an idle one
+HEARTBEATS = 100  # seconds without which JAX holds a process for dead
 BATCH, PICTURES = 8, 64
 OPTIONS = [
     f"data.batch_size={BATCH}",
@@ -99,3 +102,36 @@ def test_a_disk_that_is_full_for_one_process(folder):
     resource.prlimit(pair[0].pid, resource.RLIMIT_FSIZE, (4096, 4096))
     output = end(pair, failing=0, code=2)
     assert "a checkpoint could not be written" in output
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_process_is_killed_and_the_run_goes_on_bit_for_bit(tmp_path, victim):
+    """The other says what has happened; both started again end as two that were never killed.
+
+    It says so at once in the middle of a step; where it waits for the other with its checkpoint,
+    JAX misses heartbeats, and its own words are printed as it aborts.
+    """
+    short = ["total_steps=9", "data.eval_batch_size=32", "eval_every_steps=None"]
+
+    def start(workdir, **options):
+        def one(*overrides):
+            return processes.start_train(tmp_path / workdir, *short, *overrides, **options)
+
+        return processes.start_two(one)
+
+    for process in start("whole", cache=False):
+        processes.finish(process)
+    pair = start("killed")
+    run = tmp_path / "killed"
+    assert processes.wait_until(lambda: saved_steps(run / "checkpoints"), pair[0])
+    processes.kill(pair[victim])
+    output, _ = pair[1 - victim].communicate(timeout=SOON + HEARTBEATS)
+    if pair[1 - victim].returncode != -signal.SIGABRT:
+        assert pair[1 - victim].returncode == 75
+        assert "another process of this run is gone" in output
+        assert "the last good checkpoint is" in output and "Start all" in output
+    assert "another" in output
+    for process in start("killed"):
+        processes.finish(process)
+    ours, theirs = (processes.arrays(tmp_path / name, 9) for name in ("killed", "whole"))
+    processes.assert_same_bits(ours, theirs)

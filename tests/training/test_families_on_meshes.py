@@ -114,6 +114,7 @@ def test_several_processes_learn_what_one_learns(tmp_path, family, count):
     )
     for process in processes.start_several(start, count):
         processes.finish(process)
-    arrays = processes.arrays(tmp_path, families.STEPS)
+    with jax.enable_x64(True):
+        arrays = processes.arrays(tmp_path, families.STEPS)
     kept = {name: x for name, x in arrays.items() if name.split(".")[0] in ("params", "ema")}
     assert_same({"loss": processes.losses(tmp_path), **kept}, one_device(family))

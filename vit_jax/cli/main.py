@@ -1,7 +1,8 @@
 """The command `vit-jax`: finds the subcommand, and says in one sentence what went wrong.
 
 Exit codes: 0 done; 2 the user has to change something (the message says what); 75 the run was
-stopped by SIGTERM or SIGINT and saved, the same command resumes it (EX_TEMPFAIL of sysexits.h).
+stopped by SIGTERM or SIGINT and saved, or lost another of its processes: the same command resumes
+it (EX_TEMPFAIL of sysexits.h).
 An error that nobody thought of keeps its traceback and exits with 1, as do, without one, `validate`
 where it finds a difference and `compile` where a step does not fit.
 """
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return arguments.run(arguments, rest)
     except UserError as error:
         print(f"vit-jax: error: {error}", file=sys.stderr)
-        return _failed(2)
+        return _failed(error.exit_code)
     except Exception:
         traceback.print_exc()
         return _failed(1)

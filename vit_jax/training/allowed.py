@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from vit_jax import models, naming, objectives, ranges
 from vit_jax.data.transforms import INTERPOLATIONS
 from vit_jax.ranges import POSITIVE, RATE, TEXT, TRUE_OR_FALSE, Range, or_none, whole
-from vit_jax.training import lora, optim, schedules, sharding
+from vit_jax.training import lora, optim, schedules, sharding, trace
 from vit_jax.training.overrides import flat_keys, value_of
 
 INIT_CHANGES = ("resampled", "drawn", "left_out", "hyper_parameters")
@@ -51,6 +51,7 @@ RANGES: dict[str, Range] = {
     "checkpoint.best_metric": TEXT,
     "checkpoint.best_mode": ranges.one_of(("max", "min")),
     "log_every_steps": whole(1),
+    "profile": trace.STEPS,
     "eval_every_steps": or_none(whole(1)),
     "eval_every_epochs": or_none(POSITIVE),
     "compilation_cache": or_none(Range("a folder, or 'off'", lambda x: TEXT.fits(x) and x != "")),
@@ -58,6 +59,7 @@ RANGES: dict[str, Range] = {
     "distributed.coordinator": or_none(TEXT),
     "distributed.num_processes": or_none(whole(1)),
     "distributed.process_id": or_none(whole(0)),
+    "distributed.timeout_seconds": whole(1),
 }
 
 

@@ -56,6 +56,7 @@ def base_config() -> ConfigDict:
     config.sharding_rules = ConfigDict(RULE_DEFAULTS)  # mesh axes of each logical axis
     config.checkpoint = _checkpoint()
     config.log_every_steps = 50  # metrics.jsonl, TensorBoard and the progress line
+    config.profile = None  # (first step, last step): a trace of them, beside TensorBoard's files
     config.eval_every_steps = None  # both None: only at the end
     config.eval_every_epochs = None
     # Compiled programs are kept for the next start: a folder, or "off"; None: .jax_cache beside the
@@ -155,6 +156,7 @@ def _distributed() -> ConfigDict:
             "coordinator": None,  # "host:port" of process 0
             "num_processes": None,
             "process_id": None,
+            "timeout_seconds": 300,  # to wait at the start until all processes are there
         }
     )
 

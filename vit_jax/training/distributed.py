@@ -9,10 +9,12 @@ sees to it that an exception that nothing catches ends the process at once. A sc
 it has to end with `leave`.
 """
 
+import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +23,22 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vit_jax.errors import UserError
+
+# What the libraries that connect processes call themselves in errors, and how gRPC calls theirs.
+CONNECTIONS = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat")
+AFTER_OURS = 60  # seconds by which JAX is more patient than we are
+
+
+class LostProcessError(UserError):
+    """A process of the run ended before the others. Nothing is to be changed, so it has a code."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: the same command resumes the run
+
+
+def is_of_others(error: jax.errors.JaxRuntimeError) -> bool:
+    """Whether an error of JAX says that other processes do not answer."""
+    said = str(error)
+    return jax.process_count() > 1 and any(word in said for word in CONNECTIONS)
 
 
 def initialize(config: Mapping[str, Any]) -> None:
@@ -32,8 +50,11 @@ def initialize(config: Mapping[str, Any]) -> None:
     Args:
       config: `config.distributed`.
 
+    Where not all processes have come together after `timeout_seconds`, it says so and ends this
+    process with exit code 2: what waits is the inside of JAX, which raises nothing and aborts.
+
     Raises:
-      UserError: only some of the three values are given.
+      UserError: only some of the three values are given, or JAX finds no others by itself.
     """
     manual = {key: config[key] for key in ("coordinator", "num_processes", "process_id")}
     given = [key for key, value in manual.items() if value is not None]
@@ -43,16 +64,47 @@ def initialize(config: Mapping[str, Any]) -> None:
             "auto=False, or auto=True alone"
         )
     if (given or config["auto"]) and not jax.distributed.is_initialized():
-        _connect(manual, config["auto"])
+        _connect(manual, config["auto"], config["timeout_seconds"])
     if jax.distributed.is_initialized() and not isinstance(sys.excepthook, _ThenLeave):
         sys.excepthook = _ThenLeave(sys.excepthook)
 
 
-def _connect(manual: Mapping[str, Any], auto: bool) -> None:
+def _connect(manual: Mapping[str, Any], auto: bool, timeout: int) -> None:
     _prepare_cpu_collectives()
     jax.config.update("jax_enable_preemption_service", False)  # `preemption` does without
     where = () if auto else tuple(manual.values())
-    jax.distributed.initialize(*where)
+    with _patience(timeout, "the address JAX found" if auto else manual["coordinator"]):
+        try:
+            jax.distributed.initialize(*where, initialization_timeout=timeout + AFTER_OURS)
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                f"no connection with other processes: {error}. Outside of TPU pods, Slurm, Open "
+                "MPI and Kubernetes, set config.distributed.coordinator, num_processes and "
+                "process_id"
+            ) from error
+
+
+@contextlib.contextmanager
+def _patience(timeout: int, where: str) -> Iterator[None]:
+    """Ends the process with a sentence if what is within takes longer than `timeout` seconds."""
+
+    def give_up() -> None:
+        print(
+            f"vit-jax: error: after {timeout} seconds not all processes have met at {where}: is "
+            "each of them running, with the same config.distributed but for process_id, and can "
+            "it reach that address? config.distributed.timeout_seconds makes them wait longer",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(2)
+
+    timer = threading.Timer(timeout, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _prepare_cpu_collectives() -> None:

@@ -13,7 +13,7 @@ from vit_jax import data
 from vit_jax.errors import MissingFileError, UserError
 from vit_jax.objectives.base import OfBatch, PerExample
 from vit_jax.training import adapters_only, checkpoint, classes, distributed, overrides, run_folder
-from vit_jax.training.config import OPEN_SECTIONS
+from vit_jax.training.config import OPEN_SECTIONS, base_config
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.record import Record
 from vit_jax.training.resolve import check, resolve
@@ -164,7 +164,7 @@ def evaluate(
       UserError: an override is wrong, or the data has other classes than the run was trained on.
     """
     config = run_folder.read_config(workdir)
-    config.distributed = dict.fromkeys(config.distributed) | {"auto": False}
+    config.distributed = base_config().distributed
     for change in changes:
         overrides.apply(config, change, OPEN_SECTIONS)
     check(config)

@@ -31,6 +31,8 @@ from vit_jax.training.record import Record
 from vit_jax.training.resolve import check, resolve
 from vit_jax.training.signals import StopSignals
 from vit_jax.training.state import TrainState
+from vit_jax.training.stopwatch import Stopwatch
+from vit_jax.training.trace import Trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,7 @@ def train(
       UserError: the configuration is not consistent, or `workdir` holds a run of another one.
       NonFiniteError: the loss became NaN or infinite; the last good checkpoint stays.
       CheckpointError: a checkpoint could not be written, or none could be read.
+      LostProcessError: another process of the run is gone.
     """
     if signals is None:
         with StopSignals() as signals:
@@ -96,6 +99,13 @@ def _run(config: ConfigDict, workdir: Path, preemption: Preemption) -> Result:
             return run.to_the_end()
         except NonFiniteError as error:
             raise NonFiniteError(f"{error}; {run.last_good()}") from None
+        except jax.errors.JaxRuntimeError as error:
+            if not distributed.is_of_others(error):
+                raise
+            raise distributed.LostProcessError(
+                f"another process of this run is gone ({str(error).splitlines()[0]}); "
+                f"{run.last_good(wait=False)}. Start all processes again to go on from there"
+            ) from error
 
 
 def _check_classes(experiment: Experiment, train: data.Source, evaluation: data.Source) -> None:
@@ -148,8 +158,14 @@ class _Run:
         self._bar = stack.enter_context(
             contextlib.closing(ProgressBar(self._config.total_steps, record.step))
         )
+        self._trace = stack.enter_context(
+            contextlib.closing(Trace(self._config.profile, workdir, self._bar.write))
+        )
+        self._stopwatch = Stopwatch()
         self._monitor = Monitor(
             self._config,
+            stopwatch=self._stopwatch,
+            first_step=record.step,
             writer=self._writer,
             bar=self._bar,
             train_examples=len(train_source),
@@ -222,9 +238,12 @@ class _Run:
             if self._preemption.before_the_first_step():
                 return False
             batches = itertools.chain([first], batches)
+            self._stopwatch.restart()
             while self._step < total:
-                batch = {**next(batches), "stop": self._wish_to_stop()}
-                self._state, metrics = train_step(self._state, batch)
+                with self._stopwatch.of("input"):
+                    batch = {**next(batches), "stop": self._wish_to_stop()}
+                with self._trace.step(self._step + 1, lambda: self._state):
+                    self._state, metrics = train_step(self._state, batch)
                 self._step += 1
                 self._monitor.add(self._step, metrics)
                 if self._evaluate_and_save():
@@ -260,22 +279,24 @@ class _Run:
 
     def _evaluate(self) -> dict[str, float]:
         self._monitor.flush()
-        results = self._evaluator(self._state)
-        may_skip = self._config.data.on_error == "skip"
-        counts = {"skipped": self._evaluator.skipped} if may_skip else {}
-        split = self._config.data.eval_split
-        self._writer.write(self._step, split, {**results, **counts})
-        self._writer.write_pictures(self._step, split, self._evaluator.pictures(self._state))
-        self._bar.write(self._evaluator.report(self._step, results))
+        with self._stopwatch.of("evaluation"):
+            results = self._evaluator(self._state)
+            may_skip = self._config.data.on_error == "skip"
+            counts = {"skipped": self._evaluator.skipped} if may_skip else {}
+            split = self._config.data.eval_split
+            self._writer.write(self._step, split, {**results, **counts})
+            self._writer.write_pictures(self._step, split, self._evaluator.pictures(self._state))
+            self._bar.write(self._evaluator.report(self._step, results))
         self._monitor.pause()
         return results
 
     def _save(self) -> None:
         self._monitor.flush()  # raises where the state is not worth saving
-        self._writer.sync()  # what a checkpoint follows is not run again
-        notes = self._notes(self._monitor.skipped)
-        state = adapters_only.saved(self._config, self._state)
-        self._checkpoints.save(state, self._step, self._metrics, notes | self._left_out)
+        with self._stopwatch.of("checkpoint"):
+            self._writer.sync()  # what a checkpoint follows is not run again
+            notes = self._notes(self._monitor.skipped)
+            state = adapters_only.saved(self._config, self._state)
+            self._checkpoints.save(state, self._step, self._metrics, notes | self._left_out)
         self._monitor.pause()
 
     def _notes(self, skipped: int) -> dict[str, Any]:
@@ -285,9 +306,10 @@ class _Run:
         notes = {"skipped": skipped, "data": source.fingerprint, "classes": names}
         return notes if constants is None else {**notes, "constants": constants}
 
-    def last_good(self) -> str:
-        """Says which checkpoint is the last, once it is complete."""
-        self._checkpoints.wait()
+    def last_good(self, wait: bool = True) -> str:
+        """Says which checkpoint is the last; with `wait`, once what is being saved is complete."""
+        if wait:
+            self._checkpoints.wait()
         steps = saved_steps(self._directory)
         if not steps:
             return "there is no checkpoint before it"

@@ -12,6 +12,7 @@ from vit_jax.errors import UserError
 from vit_jax.objectives.base import Metrics
 from vit_jax.training import hardware
 from vit_jax.training.metrics import MetricWriter, ProgressBar
+from vit_jax.training.stopwatch import Stopwatch
 
 # Where one of these is not finite, parameters or moments are not, or will not be a step later.
 MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")
@@ -36,6 +37,8 @@ class Monitor:
         self,
         config: ConfigDict,
         *,
+        stopwatch: Stopwatch,
+        first_step: int,
         writer: MetricWriter,
         bar: ProgressBar,
         train_examples: int,
@@ -46,6 +49,8 @@ class Monitor:
 
         Args:
           config: resolved.
+          stopwatch: of the loop.
+          first_step: number of updates made when the loop begins.
           writer: of `metrics.jsonl`.
           bar: shows the progress.
           train_examples: length of an epoch.
@@ -53,6 +58,7 @@ class Monitor:
           skipped: examples of the current epoch that an earlier process skipped.
         """
         self._config, self._writer, self._bar = config, writer, bar
+        self._stopwatch, self._logged = stopwatch, first_step
         self._train_examples, self._flops_per_image = train_examples, flops_per_image
         self.skipped, self.stop = skipped, False
         self._waiting: tuple[int, Metrics] | None = None
@@ -92,7 +98,7 @@ class Monitor:
         self._measure_speed(step)
         self._bar.update(step, values["loss"], self._images_per_second)
         if step % self._config.log_every_steps == 0 or step == self._config.total_steps:
-            self._writer.write(step, "train", {**values, **self._speed()})
+            self._writer.write(step, "train", {**values, **self._speed(), **self._times(step)})
             self._clock = (step, time.perf_counter())
 
     def _measure_speed(self, step: int) -> None:
@@ -111,6 +117,11 @@ class Monitor:
         mfu = hardware.mfu(flops, jax.devices())
         speed = {"images_per_second": self._images_per_second}
         return speed if mfu is None else {**speed, "mfu": mfu}
+
+    def _times(self, step: int) -> Mapping[str, float]:
+        """Where the time since the latest log line went."""
+        steps, self._logged = step - self._logged, step
+        return self._stopwatch.read(steps)
 
     def _count_skipped(self, step: int, values: dict[str, Any]) -> None:
         """Replaces the step's count in `values` by that of the epoch; reports it at its end."""

@@ -54,6 +54,7 @@ MAY_CHANGE = (
     "mesh",
     "model.attn_backend",
     "model.remat",
+    "profile",
     "sharding_rules",
 )
 

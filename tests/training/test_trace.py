@@ -1,0 +1,64 @@
+"""Where the time goes, and a trace that the reader of TensorBoard's profile page takes."""
+
+import time
+
+import jax
+import pytest
+
+import vit_jax
+from tests.training import tiny
+from vit_jax.errors import UserError
+from vit_jax.training import metrics
+from vit_jax.training.stopwatch import Stopwatch
+
+
+def test_parts_add_up_to_the_time_that_passed():
+    watch, start = Stopwatch(), time.perf_counter()
+    for _ in range(3):
+        with watch.of("input"):
+            time.sleep(0.02)
+        time.sleep(0.01)
+    with watch.of("checkpoint"):
+        time.sleep(0.1)
+    found, passed = watch.read(3), time.perf_counter() - start
+    assert found["input_seconds"] >= 0.02
+    assert 0.03 <= found["step_seconds"] <= (passed - 0.1) / 3
+    assert 3 * found["step_seconds"] + found["checkpoint_seconds"] == pytest.approx(
+        passed, abs=5e-3
+    )
+    assert "evaluation_seconds" not in found
+    assert watch.read(1)["step_seconds"] < 0.01  # it started anew
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    config = tiny.get_config()
+    config.update(total_steps=6, eval_every_steps=3, profile=(2, 4))
+    config.model.depth = 1
+    vit_jax.train(config, workdir)
+    return workdir
+
+
+def test_a_run_says_where_its_time_went(run):
+    lines = [line for line in metrics.read_metrics(run) if line["split"] == "train"]
+    assert all(0 <= line["input_seconds"] <= line["step_seconds"] for line in lines)
+    # What comes after a step is in the line of the next one.
+    assert [line["step"] for line in lines if "evaluation_seconds" in line] == [4]
+    assert [line["step"] for line in lines if "checkpoint_seconds" in line] == [4]
+
+
+def test_the_trace_holds_the_steps_that_were_asked_for(run):
+    (file,) = (run / "tensorboard" / "plugins" / "profile").glob("*/*.xplane.pb")
+    planes = jax.profiler.ProfileData.from_file(str(file)).planes
+    events = [event for plane in planes for line in plane.lines for event in line.events]
+    steps = {dict(event.stats).get("step_num") for event in events if event.name == "train"}
+    assert steps == {2, 3, 4}
+
+
+def test_steps_that_make_no_sense(tmp_path):
+    for wrong in ((4, 2), (0, 3), 5, (1, 2, 3), "2,4"):
+        config = tiny.get_config()
+        config.profile = wrong
+        with pytest.raises(UserError, match=r"profile is .*expected None or \(first step, last"):
+            vit_jax.train(config, tmp_path)
