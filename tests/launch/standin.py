@@ -69,7 +69,10 @@ class Cloud:
         return json.loads((self.folder / "cloud.json").read_text())
 
     def _write(self, content):
-        (self.folder / "cloud.json").write_text(json.dumps(content))
+        """At every moment the old content or the new one: others read without the lock."""
+        temporary = self.folder / "cloud.json.tmp"
+        temporary.write_text(json.dumps(content))
+        os.replace(temporary, self.folder / "cloud.json")
 
     @contextlib.contextmanager
     def change(self):
@@ -168,13 +171,14 @@ def venv():
 
 
 def kill_all_in(folder):
-    """SIGKILL for every process whose home folder is below, for all at the same moment."""
-    mark = f"HOME={folder}/".encode()
+    """SIGKILL for every process whose home folder is there or below, for all at once."""
+    mark = f"HOME={folder}".encode()
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and int(process.name) != os.getpid():
             with contextlib.suppress(OSError):
-                if mark in (process / "environ").read_bytes():
+                variables = (process / "environ").read_bytes().split(b"\0")
+                if any(x == mark or x.startswith(mark + b"/") for x in variables):
                     found.append(int(process.name))
     for wish in (signal.SIGSTOP, signal.SIGKILL):  # none sees another one end
         for pid in found:

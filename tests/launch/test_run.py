@@ -118,6 +118,24 @@ def test_no_capacity_is_waited_for_once_it_runs(cloud, train):
     assert "no capacity; trying again in 0.2 s" in text
 
 
+def test_a_preemption_that_breaks_more_than_the_run_counts_once(cloud, train):
+    cloud.play("worker report", preempt=3)
+    cloud.play("--command=set -e", after=1, stderr=standin.DROP, code=255)
+    code, text, errors = train(ONE, "--spot", HOLD, "--restarts=1")
+    assert code == 0, errors
+    assert "return code [255].; the connection was lost" in text and "trying again in 0.1" in text
+
+
+def test_workers_that_were_left_behind_start_anew(cloud, train):
+    assert train(TWO, HOLD, "--detach")[0] == 0
+    standin.kill_all_in(cloud.home("mine", 1).parent / "1")
+    cloud.play("worker report", touch="run/go")
+    code, text, errors = train(TWO, HOLD)
+    assert code == 0, errors
+    assert "some workers were still in a run that others had left; starting all anew" in text
+    assert steps(text, 0)[-1] == 10 and "[worker 1] done" in text
+
+
 def test_preempted_without_restarts(cloud, train):
     cloud.play("worker report", preempt=3)
     code, text, _ = train(ONE, HOLD)
@@ -196,6 +214,7 @@ def when_it_is_watched(cloud, workers, action):
             action()
         except BaseException as error:
             failed.append(error)
+            (cloud.folder / "bucket" / "run" / "go").touch()  # nobody waits for ever
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
@@ -265,6 +284,8 @@ def test_what_cannot_be_asked(cloud, tpu, train):
         (["--workdir=/x", "--restarts=1"], "say what to create (--accelerator-type)"),
         (["--workdir=/x"], "mine is not there, expected READY"),
         (["--workdir=/x", ONE, "--package=x", "--source=y"], "expected one of --package"),
+        (["--workdir=/x", ONE, "--restarts=-1"], "expected 0 restarts or more"),
+        (["--workdir=/x", ONE, "--restarts=1", "--detach"], "and none with --detach"),
         (["--workdir=/x", ONE, "--env=x"], "--env 'x': expected NAME=VALUE"),
         (["--workdir=/x", ONE, "--config=no.py"], "no recipe at no.py"),
         (["--workdir=/x", ONE, "--confg.x=1"], "unknown argument '--confg.x=1'"),
@@ -274,6 +295,18 @@ def test_mistakes(cloud, tpu, arguments, message):
     code, _, errors = tpu("train", "mine", "--config", RECIPE, *arguments)
     assert code == 2
     assert message in errors
+
+
+def test_ctrl_c_ends_the_showing_and_not_the_run(cloud, train, tpu, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vit_jax.launch.watch.report", interrupted)
+        code, text, errors = train(ONE, HOLD)
+    assert code == 130 and "the run goes on; vit-jax tpu logs mine --follow" in text
+    assert "Traceback" not in errors
+    assert "running since" in tpu("status", "mine")[1]
 
 
 def test_a_dry_run_of_everything(cloud, train, tpu, printed):

@@ -1,6 +1,8 @@
 """`vit-jax tpu`: trains on Cloud TPU VMs, through the command `gcloud`."""
 
 import argparse
+import functools
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +10,7 @@ from vit_jax.cli import arguments as common
 from vit_jax.errors import UserError
 
 POLL = 30.0
+INTERRUPTED = 130  # as a shell gives for Ctrl-C
 
 
 def add_parser(commands: Any) -> None:
@@ -75,8 +78,17 @@ def _add(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentPars
         "--poll", type=float, default=POLL, metavar="SECONDS", help=f"(default: {POLL:g})"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=functools.partial(_until_interrupted, run))
     return parser
+
+
+def _until_interrupted(run: Any, arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs a command; Ctrl-C is no mistake of ours, so it shows no traceback."""
+    try:
+        return run(arguments, rest)
+    except KeyboardInterrupt:
+        print("\nvit-jax: interrupted; what gcloud has begun goes on", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _add_hardware(parser: argparse.ArgumentParser) -> None:

@@ -39,13 +39,14 @@ def ensure(tpu: Tpu, hardware: Hardware, patient: bool = False) -> Seen:
             if created and not patient:
                 raise UserError(f"{tpu.name} was lost before it was ready: {seen.word}")
             _delete(tpu, seen)
-        elif seen.state is State.ABSENT:
+        elif seen.state is State.ABSENT and not created:
             created = _create(tpu, hardware, patient)
             if not created:
                 pause = min(2 * pause, LONGEST_PAUSE)
                 print(f"no capacity; trying again in {pause * tpu.poll:g} s", flush=True)
                 time.sleep(pause * tpu.poll)
         else:
+            created = created and seen.state is not State.ABSENT  # not to be seen yet, or no more
             time.sleep(tpu.poll)
 
 

@@ -13,7 +13,7 @@ from vit_jax.launch.tpu_vm import Tpu
 from vit_jax.launch.worker import FOLDER
 
 ARCHIVE = "vit_jax_source.tar.gz"
-PYTHON_VERSION = "3.12"  # the images have an older one; uv fetches this where it is missing
+PYTHON_VERSION = "3.12"  # Ubuntu 22.04, as images are named, has 3.10; uv fetches what is missing
 # gcsfs reads gs://, where runs on TPUs lie (`vit_jax.storage`).
 # Under the lock of the run: nothing is installed under a run that goes.
 _INSTALL = """

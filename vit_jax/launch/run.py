@@ -20,7 +20,6 @@ from vit_jax.launch.worker import FOLDER
 
 RESUME_ME = 75  # of vit-jax train: stopped by a signal, saved
 RUN_IS_LOST = 1  # our exit code where a run was lost and is not resumed
-INTERRUPTED = 130  # as a shell gives for Ctrl-C
 TRIES = 10  # to begin, where the machine is taken away again and again
 GRACE = 60  # seconds for what is left of an earlier run
 SHOWN = 20  # lines of a log that say how it stands
@@ -105,6 +104,11 @@ def train(
     Raises:
       UserError: it cannot be started.
     """
+    if restarts < 0 or (restarts and detach):
+        raise UserError(
+            f"restarts={restarts}, detach={detach}: expected 0 restarts or more, and none with "
+            "--detach, as nobody would watch the run"
+        )
     if restarts and (hardware is None or library is None):
         raise UserError(
             "--restarts creates the TPU anew where it was preempted: say what to create "
@@ -142,7 +146,7 @@ def _watched(tpu: Tpu, workers: int, log: Log) -> dict[int, Answer]:
         return watch(tpu, workers, log)
     except KeyboardInterrupt:
         print(f"\nthe run goes on; vit-jax tpu logs {tpu.name} --follow shows it again")
-        raise SystemExit(INTERRUPTED) from None
+        raise
 
 
 def _prepared(tpu: Tpu, hardware: Hardware | None, library: Library | None, patient: bool) -> Seen:
@@ -205,7 +209,9 @@ def _conclude(tpu: Tpu, ended: Mapping[int, Answer]) -> int:
     if RESUME_ME in codes.values():
         print("stopped and saved; the same command resumes it")
         return RESUME_ME
-    print("the run is complete")
+    print(
+        f"the run is complete; vit-jax tpu delete {tpu.name} where the TPU is not needed any more"
+    )
     return 0
 
 
