@@ -8,8 +8,8 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from vit_jax.ahead import hlo
 from vit_jax.ahead.collectives import collectives
+from vit_jax.ahead.hlo_text import parse
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def found(mesh, function, elements=64, times=1):
     mapped = jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     x = jax.ShapeDtypeStruct((8 * elements,), jnp.float32)
     text = jax.jit(mapped).lower(x).compile().as_text()
-    return collectives(hlo.parse(text), mesh.size)
+    return collectives(parse(text), mesh.size)
 
 
 ring = [(i, (i + 1) % 4) for i in range(4)]
@@ -126,7 +126,7 @@ ENTRY %main (w.1: bf16[8,16], x.1: f32[64]) -> f32[64] {
 
 
 def test_what_a_tpu_overlaps_counts_once_and_where_it_begins():
-    gathered, scattered = collectives(hlo.parse(OVERLAPPED), 8)
+    gathered, scattered = collectives(parse(OVERLAPPED), 8)
     assert (gathered.kind, gathered.group, gathered.times) == ("all-gather", 4, 1)
     assert gathered.sent == 3 * 8 * 16 * 2
     assert (scattered.kind, scattered.group, scattered.times) == ("reduce-scatter", 4, 12)
@@ -134,7 +134,7 @@ def test_what_a_tpu_overlaps_counts_once_and_where_it_begins():
 
 
 def test_memory_spaces_and_tuples_are_read():
-    program = hlo.parse(OVERLAPPED)
+    program = parse(OVERLAPPED)
     fusion = program.computations["main"].instructions["async"]
     assert [array.space for array in fusion.arrays] == [0, 1]
     assert [array.bytes for array in fusion.arrays] == [256, 1024]

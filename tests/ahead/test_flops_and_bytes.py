@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vit_jax.ahead import hlo
 from vit_jax.ahead.accessed import bytes_accessed
 from vit_jax.ahead.flops import flops
+from vit_jax.ahead.hlo_text import parse
 
 ONE = jax.ShapeDtypeStruct((), jnp.float32)
 
@@ -17,7 +17,7 @@ def shape(*sizes):
 
 def compiled(function, *arguments):
     found = jax.jit(function).lower(*arguments).compile()
-    return found, hlo.parse(found.as_text())
+    return found, parse(found.as_text())
 
 
 def einsum(equation):
@@ -97,6 +97,16 @@ def test_a_loop_that_depends_on_data_is_named():
     assert flops(parsed).count == 2 * 4**3
 
 
+def test_branches_count_each():
+    """Which one runs is not known: the products of both."""
+
+    def run(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x, lambda x: (x @ x) @ x, x)
+
+    _, parsed = compiled(run, shape(8, 8))
+    assert flops(parsed).count == 3 * 2 * 8**3
+
+
 def test_kernels_of_other_libraries_are_named():
     """The form is XLA's for GPUs; what such a kernel computes is not looked into."""
     text = """
@@ -107,5 +117,5 @@ ENTRY %main (a: f32[8,16], b: f32[16,4]) -> f32[8,4] {
   ROOT %result = f32[8,4]{1,0} get-tuple-element(%gemm), index=0
 }
 """
-    found = flops(hlo.parse(text))
+    found = flops(parse(text))
     assert found.count == 0 and found.unknown_kernels == ("__cublas$gemm",)

@@ -8,10 +8,10 @@ from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tests.ahead.plain import plain
-from vit_jax.ahead import hlo
 from vit_jax.ahead.collectives import KINDS
 from vit_jax.ahead.compile_ahead import compile_ahead
 from vit_jax.ahead.flops import flops
+from vit_jax.ahead.hlo_text import parse
 from vit_jax.ahead.topology import devices_of
 from vit_jax.errors import UserError
 from vit_jax.models.layers import attention
@@ -31,7 +31,7 @@ def compiled_attention(tokens, head_dim, backend, batch=4, heads=2):
 
     with jax.set_mesh(mesh), nn.logical_axis_rules((("batch", "data"),)):
         compiled = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(x, x, x).compile()
-    return compiled, hlo.parse(compiled.as_text())
+    return compiled, parse(compiled.as_text())
 
 
 def squares(program, tokens):

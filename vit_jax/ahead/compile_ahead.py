@@ -9,11 +9,12 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax import naming
-from vit_jax.ahead import hlo
 from vit_jax.ahead.accessed import bytes_accessed
 from vit_jax.ahead.collectives import Collective, collectives
 from vit_jax.ahead.data_sizes import EXAMPLES, SIZES
 from vit_jax.ahead.flops import Flops, flops
+from vit_jax.ahead.hlo import Program
+from vit_jax.ahead.hlo_text import parse
 from vit_jax.ahead.program import Step, TooLarge, compile_step
 from vit_jax.ahead.report import Memory, Report, traffic
 from vit_jax.ahead.roofline import roofline
@@ -136,7 +137,7 @@ def _report(
             **common,
         )
     memory = _memory(found.compiled)
-    program = hlo.parse(found.compiled.as_text())
+    program = parse(found.compiled.as_text())
     computed, moved = flops(program), bytes_accessed(program)
     sent = collectives(program, devices)
     sums = traffic(sent)
@@ -186,7 +187,7 @@ def _largest(found: Sequence[Collective]) -> tuple[Collective, ...]:
     return tuple(sorted(found, key=lambda x: x.sent, reverse=True)[:LARGEST])
 
 
-def _notes(program: hlo.Program, computed: Flops) -> tuple[str, ...]:
+def _notes(program: Program, computed: Flops) -> tuple[str, ...]:
     """What the numbers leave out."""
     notes = []
     if computed.unknown_kernels:

@@ -1,8 +1,8 @@
 """A compiled program as XLA prints it: computations, instructions, and how often each runs.
 
-`jax.stages.Compiled.as_text()` is the optimized program of one device. XLA's own
-`cost_analysis()` counts the body of a loop once, however often the loop runs; so what is asked of a
-program here is asked of its text, with `executions` saying how often each computation runs.
+`jax.stages.Compiled.as_text()` is the optimized program of one device, and `hlo_text` reads it.
+XLA's own `cost_analysis()` counts the body of a loop once, however often the loop runs; so what is
+asked of a program here is asked of its text, and `executions` says how often each computation runs.
 
 https://openxla.org/xla/operation_semantics has the operations; the text format is that of
 `HloModule::ToString`.
@@ -16,12 +16,8 @@ from collections.abc import Iterator
 
 # Bits of an element; what is not here is 8 bits times the number at the end of its name.
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "s2": 2, "u2": 2, "token": 0, "opaque": 0}
-_ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](\{[^}]*\})?")
-_SPACE = re.compile(r"S\((\d+)\)")
-_NAME = re.compile(r"%([\w.\-]+)")
-_LINE = re.compile(r"\s*(ROOT )?%([\w.\-]+) = ")
-_HEADER = re.compile(r"(ENTRY )?%([\w.\-]+) \(.*\{$")
-_CALLED = re.compile(r"(?:calls|to_apply|body|condition|branch_computations)=")
+NAME = re.compile(r"%([\w.\-]+)")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition|(?:branch|true|false)_computations?)=")
 _LESS = {"LT": 0, "LE": 1}
 
 
@@ -126,7 +122,8 @@ class Program:
         yield computation, times
         for instruction in computation.instructions.values():
             if instruction.opcode == "while":
-                trips = times * (self.trip_count(instruction, computation) or 1)
+                trips = self.trip_count(instruction, computation)
+                trips = times * (1 if trips is None else trips)
                 yield from self._run(self.computations[instruction.called("body")], trips)
             elif instruction.opcode in ("call", "conditional"):
                 for name in called_names(instruction):
@@ -175,35 +172,13 @@ class Program:
         direction = compared.attribute(r"direction=(\w+)")
         if compared.opcode != "compare" or direction not in _LESS:
             return None
-        counter, end = (known[name] for name in names)
+        counter, end = (known.get(name) for name in names)
+        if counter is None or end is None or not _is_number(end):
+            return None
         index = counter.attribute(r"index=(\d+)")
-        if counter.opcode != "get-tuple-element" or not _is_number(end) or index is None:
+        if counter.opcode != "get-tuple-element" or index is None:
             return None
         return int(index), int(end.inside) + _LESS[direction]
-
-
-def parse(text: str) -> Program:
-    """Reads what `Compiled.as_text()` returns.
-
-    Raises:
-      ValueError: it has no computation that is the entry.
-    """
-    computations, entry, name = {}, None, None
-    lines: list[tuple[bool, Instruction]] = []
-    for line in text.splitlines():
-        header = _HEADER.match(line)
-        if header:
-            name, lines = header[2], []
-            entry = name if header[1] else entry
-        elif line.startswith("}") and name is not None:
-            root = next(x.name for is_root, x in lines if is_root)
-            computations[name] = Computation(name, {x.name: x for _, x in lines}, root)
-            name = None
-        elif name is not None and _LINE.match(line):
-            lines.append(_instruction(line))
-    if entry is None:
-        raise ValueError("the text is not that of a compiled program: it has no ENTRY")
-    return Program(computations, entry)
 
 
 def called_names(instruction: Instruction) -> list[str]:
@@ -212,54 +187,8 @@ def called_names(instruction: Instruction) -> list[str]:
     for match in _CALLED.finditer(instruction.attributes):
         rest = instruction.attributes[match.end() :]
         listed = rest[1 : rest.index("}")] if rest.startswith("{") else rest.split(",")[0]
-        found += _NAME.findall(listed)
+        found += NAME.findall(listed)
     return found
-
-
-def _instruction(line: str) -> tuple[bool, Instruction]:
-    line = re.sub(r"/\*.*?\*/", "", line)
-    start = _LINE.match(line)
-    end = _end_of_type(line, start.end())
-    opening = line.index("(", end)
-    closing = _matching(line, opening)
-    inside = line[opening + 1 : closing]
-    return bool(start[1]), Instruction(
-        name=start[2],
-        opcode=line[end:opening].strip(),
-        arrays=arrays_of(line[start.end() : end]),
-        operands=tuple(_NAME.findall(inside)),
-        inside=inside,
-        attributes=line[closing + 1 :],
-    )
-
-
-def arrays_of(text: str) -> tuple[Array, ...]:
-    """Returns the arrays of a type as XLA writes it, such as `(f32[2]{0}, s32[]{:S(1)})`."""
-    found = []
-    for dtype, sizes, layout in _ARRAY.findall(text):
-        space = _SPACE.search(layout)
-        shape = tuple(int(size.lstrip("<=")) for size in sizes.split(",") if size)
-        found.append(Array(dtype, shape, int(space[1]) if space else 0))
-    return tuple(found)
-
-
-def _end_of_type(line: str, start: int) -> int:
-    if line[start] == "(":
-        return _matching(line, start) + 1
-    return line.index(" ", start)
-
-
-def _matching(line: str, opening: int) -> int:
-    """Returns where the parenthesis at `opening` closes; quoted text may hold any."""
-    depth, quoted = 0, False
-    for i in range(opening, len(line)):
-        if line[i] == '"' and line[i - 1] != "\\":
-            quoted = not quoted
-        if not quoted:
-            depth += (line[i] == "(") - (line[i] == ")")
-        if depth == 0:
-            return i
-    raise ValueError(f"a parenthesis does not close: {line[opening : opening + 80]}")
 
 
 def _bits(dtype: str) -> int:
