@@ -135,3 +135,33 @@ def test_one_process_is_killed_and_the_run_goes_on_bit_for_bit(tmp_path, victim)
         processes.finish(process)
     ours, theirs = (processes.arrays(tmp_path / name, 9) for name in ("killed", "whole"))
     processes.assert_same_bits(ours, theirs)
+
+
+SHIFTED_CLOCK = """
+import time
+
+now, now_ns = time.time, time.time_ns
+time.time = lambda: now() + 3600
+time.time_ns = lambda: now_ns() + 3600 * 10**9
+"""
+
+
+def test_the_clock_of_one_host_is_an_hour_ahead(tmp_path):
+    """Python's clock, which Orbax and we read; the run ends as if it were right."""
+    (tmp_path / "ahead").mkdir()
+    (tmp_path / "ahead" / "sitecustomize.py").write_text(SHIFTED_CLOCK)
+
+    def start(workdir, clocks):
+        def one(*overrides):
+            wrong = "distributed.process_id=1" in overrides and clocks
+            options = {"PYTHONPATH": str(tmp_path / "ahead")} if wrong else {}
+            return processes.start_train(workdir, "total_steps=6", *overrides, **options)
+
+        return processes.start_two(one)
+
+    for workdir, clocks in ((tmp_path / "right", False), (tmp_path / "wrong", True)):
+        for process in start(workdir, clocks):
+            processes.finish(process)
+    ours, theirs = (processes.arrays(tmp_path / name, 6) for name in ("wrong", "right"))
+    processes.assert_same_bits(ours, theirs)
+    assert saved_steps(tmp_path / "wrong" / "checkpoints") == [3, 6]

@@ -124,3 +124,26 @@ def test_two_processes_stop_together_and_go_back_together(tmp_path, one_device):
     assert f"the checkpoint of step {stopped} is damaged" in outputs[0]
     assert "taking the checkpoint of step" in outputs[0]
     assert_same_numbers(tmp_path, one_device, FLOAT32)
+
+
+def test_half_the_hosts_and_twice_as_many(tmp_path, one_device):
+    """Two processes of two devices, then one, then four: the data position is one number."""
+
+    def start(count):
+        def one(*overrides):
+            options = [*COMMON, *mesh(-1, 2, 1), *overrides]
+            return processes.start_train(tmp_path, *options, devices=2)
+
+        return processes.start_several(one, count) if count > 1 else [one()]
+
+    def stop_after(steps, group):
+        assert processes.wait_until(lambda: processes.steps_logged(tmp_path) >= steps, group[0])
+        os.kill(group[-1].pid, signal.SIGTERM)
+        for process in group:
+            processes.finish(process, code=75)
+
+    stop_after(3, start(2))
+    stop_after(7, start(1))
+    for process in start(4):
+        processes.finish(process)
+    assert_same_numbers(tmp_path, one_device, FLOAT32)
