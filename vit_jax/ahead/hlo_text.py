@@ -14,7 +14,7 @@ def parse(text: str) -> Program:
     """Reads what `Compiled.as_text()` returns.
 
     Raises:
-      ValueError: it has no computation that is the entry.
+      RuntimeError: it has no computation that is the entry.
     """
     computations, entry, name = {}, None, None
     lines: list[tuple[bool, Instruction]] = []
@@ -30,7 +30,7 @@ def parse(text: str) -> Program:
         elif name is not None and _LINE.match(line):
             lines.append(_instruction(line))
     if entry is None:
-        raise ValueError("the text is not that of a compiled program: it has no ENTRY")
+        raise RuntimeError("the text is not that of a compiled program: it has no ENTRY")
     return Program(computations, entry)
 
 
@@ -77,4 +77,4 @@ def _matching(line: str, opening: int) -> int:
             depth += (line[i] == "(") - (line[i] == ")")
         if depth == 0:
             return i
-    raise ValueError(f"a parenthesis does not close: {line[opening : opening + 80]}")
+    raise RuntimeError(f"a parenthesis does not close: {line[opening : opening + 80]}")
