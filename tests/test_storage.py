@@ -4,6 +4,7 @@ import importlib.util
 import os
 import socket
 import time
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from tests.data.pictures import encode, smooth
 from tests.object_stores import BUCKET
 from vit_jax import data, storage
+from vit_jax.convert.folder import check_free
 from vit_jax.data import tfds_source
 from vit_jax.data.digits.builder import SklearnDigits
 from vit_jax.errors import MissingFileError, UserError
@@ -215,3 +217,8 @@ def test_tfds(place, monkeypatch):
 def test_the_digits_are_not_prepared_in_a_bucket(place):
     with pytest.raises(UserError, match="are prepared in a folder of a file system; leave"):
         data.open_source("digits", "train", place)
+
+
+def test_weights_are_not_written_to_a_bucket(place):
+    with pytest.raises(UserError, match="weights are written to a file system"):
+        check_free(Path(place))

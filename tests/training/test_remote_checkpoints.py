@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from tests.training.processes import assert_same_bits
 from vit_jax import storage
-from vit_jax.errors import UserError
+from vit_jax.errors import MissingFileError, UserError
 from vit_jax.training import object_store, run_folder
 from vit_jax.training.checkpoint import Checkpoints, restore, restore_first, saved_steps
 from vit_jax.training.config import base_config
@@ -127,8 +127,11 @@ def test_a_store_that_is_gone_while_saving(place, monkeypatch):
 
 def test_the_folder_of_a_run_is_claimed(place):
     config = base_config()
+    for is_there in (run_folder.read_config, run_folder.holds_run):
+        with pytest.raises(MissingFileError, match=f"no run in {place}: config.json is missing"):
+            is_there(place)
     run_folder.claim(place, config)
-    assert run_folder.read_config(place) == config and not run_folder.holds_run(place)
+    assert run_folder.read_config(place) == config
     save(run_folder.checkpoints_dir(place), 1)
     assert run_folder.holds_run(place)
     config.seed = 1

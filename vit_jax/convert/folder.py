@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax import ranges
+from vit_jax import ranges, storage
 from vit_jax.convert.params import by_path, shapes_of
 from vit_jax.convert.readers import read_json
 from vit_jax.convert.settings import OBJECT, Settings, read_preprocessing
@@ -122,7 +122,9 @@ def _write(folder: Path, params: Mapping[str, Any]) -> None:
 
 
 def check_free(folder: Path) -> None:
-    """Raises UserError if something is in the way of a new folder."""
+    """Raises UserError if something is in the way of a new folder, or it is in no file system."""
+    if storage.is_remote(folder):
+        raise UserError(f"{folder}: weights are written to a file system; copy them from there")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is already there: choose another --output, or remove it")
 

@@ -65,20 +65,28 @@ def checkpoints_dir(workdir: str | os.PathLike[str]) -> Path:
 
 
 def holds_run(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is the folder of a run that has a checkpoint."""
-    return is_run(path) and bool(saved_steps(checkpoints_dir(path)))
+    """Whether `path` is the folder of a run that has a checkpoint, or the URL of a run."""
+    return is_run(path) and (storage.is_remote(path) or bool(saved_steps(checkpoints_dir(path))))
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is the folder of a run; no more than text that is something else is not.
+    """Whether `path` is the folder of a run; it may be text that is no path at all.
 
     Raises:
-      UserError: it is in an object store that does not answer.
+      MissingFileError: it is the URL of an object store, where only runs are read, and there is
+        none.
+      UserError: the store does not answer.
     """
     if not storage.is_path(path):
         return False
     storage.check(path)
-    return (storage.path(path) / CONFIG).is_file()
+    found = (storage.path(path) / CONFIG).is_file()
+    if storage.is_remote(path) and not found:
+        raise MissingFileError(
+            f"no run in {os.fspath(path)}: {CONFIG} is missing there; weights that are not a run's "
+            "are read from a file system, copy them"
+        )
+    return found
 
 
 def claim(workdir: str | os.PathLike[str], config: ConfigDict) -> None:
