@@ -118,7 +118,8 @@ def test_traffic_does_not_grow_with_the_chips():
     """Data parallel, the same images a chip: the same collectives of the same arrays."""
     found = []
     for topology, chips in (("v5e:2x4", 8), ("v5e:8x8", 64), ("v5e:16x16", 256)):
-        config = plain(f"data.batch_size={16 * chips}")
+        images = 16 * chips
+        config = plain(f"data.batch_size={images}", f"data.eval_batch_size={images}")
         found.append(compile_ahead(config, "tpu", topology=topology, mesh={"data": chips}))
     counts = [{kind: x.count for kind, x in report.collectives.items()} for report in found]
     assert counts[0] == counts[1] == counts[2]
