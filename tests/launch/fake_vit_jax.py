@@ -32,9 +32,12 @@ while step < 10 and not told:
     with open(file + ".tmp", "w") as saved:
         saved.write(str(step))
     os.replace(file + ".tmp", file)
+    deadline = time.monotonic() + 300
     while str(step) == flags.get("config.hold") and not told:
         if os.path.exists(os.path.join(workdir, "go")):
             break
+        if time.monotonic() > deadline:
+            sys.exit("nobody said go")
         time.sleep(0.02)
 print(f"stopped after step {step}" if told else "done", flush=True)
 sys.exit(75 if told else 0)

@@ -60,10 +60,10 @@ def test_one_sentence_says_what_to_do(cloud, tpu):
         (standin.QUOTA, Kind.QUOTA),
         (standin.STOCKOUT, Kind.NO_CAPACITY),
         ("ERROR: (gcloud.x) Insufficient reserved capacity. Contact support", Kind.NO_CAPACITY),
-        ("ERROR: (gcloud.x) You do not currently have an active account", Kind.LOGGED_OUT),
+        ("ERROR: (gcloud.x) You do not currently have an active account", Kind.OTHER),
         ("ERROR: (gcloud.x) PERMISSION_DENIED: Permission 'tpu.create' denied", Kind.FORBIDDEN),
         ("You do not currently have this command group installed.", Kind.NO_ALPHA),
-        ("ERROR: (gcloud.x) SSH Key is not present in the SSH agent.", Kind.SSH_KEY),
+        ("ERROR: (gcloud.x) SSH Key is not present in the SSH agent.", Kind.OTHER),
         ('ERROR: (gcloud.x) This TPU has terminal state "PREEMPTED", so it cannot be used anymore.',
          Kind.UNUSABLE),
         ("bash: uv: command not found", Kind.OTHER),  # on a worker

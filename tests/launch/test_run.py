@@ -78,7 +78,7 @@ def test_another_run_is_not_disturbed(cloud, train, tpu):
     train(ONE, "--detach", HOLD)
     code, _, errors = train(ONE, "--config.seed=1")
     assert code == 2
-    assert "worker 0 of mine: another run is going (vit-jax train --config" in errors
+    assert "worker 0 of mine: another run is going: vit-jax train --config" in errors
     code, _, errors = tpu("delete", "mine", "--yes")
     assert code == 2 and "a run is going on mine; vit-jax tpu stop mine" in errors
     code, _, errors = tpu("setup", "mine", "--package=other")

@@ -74,7 +74,7 @@ def test_a_machine_that_was_taken_away(here):
     kill_all_in(here._home.parent)
     assert worker._wait(lambda: not here._running(), 60)
     assert here.answer().state == "lost"
-    assert begin(here, "b").state == "running"
+    assert begin(here, "b").identity == "b"  # from here on another run
 
 
 def test_what_does_not_end_is_killed(here):
@@ -85,6 +85,25 @@ def test_what_does_not_end_is_killed(here):
     assert here.stop(seconds=0.3, kill=False).state == "running"
     answer = here.stop(seconds=0.3, kill=True)
     assert (answer.state, answer.exit_code) == ("ended", 128 + signal.SIGKILL)
+
+
+def test_a_second_request_to_stop_sends_no_second_signal(here, monkeypatch):
+    begin(here)
+    sent = []
+    with monkeypatch.context() as patch:
+        patch.setattr(here, "_signal", sent.append)
+        for _ in range(2):
+            assert here.stop(seconds=0, kill=False).stopping
+    assert sent == [signal.SIGTERM]
+
+
+def test_a_library_that_is_gone_is_a_failure_and_no_lost_machine(here):
+    (here._folder / "venv" / "bin" / "vit-jax").unlink()
+    begin(here)
+    assert worker._wait(lambda: not here._running(), 60)
+    answer = here.answer()
+    assert (answer.state, answer.exit_code) == ("ended", 127)
+    assert answer.last.startswith("vit-jax could not be started: ")
 
 
 def test_the_number_comes_from_the_metadata_server(monkeypatch):

@@ -27,7 +27,10 @@ def add_parser(commands: Any) -> None:
     setup = _add(own, "setup", "install the library on all workers", _setup)
     _add_library(setup)
     train = _add(own, "train", "train on all workers; the same command resumes", _train)
-    train.epilog = "--config.KEY=VALUE overrides any value of the recipe."
+    train.epilog = (
+        "--config.KEY=VALUE overrides any value of the recipe. The exit code is that of a worker "
+        "that failed, 75 where the run was stopped and can be resumed, 1 where it was lost."
+    )
     train.add_argument(
         "--config", required=True, metavar="FILE", help="the recipe, a .py file here"
     )
@@ -37,7 +40,9 @@ def add_parser(commands: Any) -> None:
         metavar="DIR",
         help="of the run, as the workers see it: gs://...",
     )
-    train.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
+    train.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="for the workers"
+    )
     train.add_argument(
         "--restarts", type=int, default=0, metavar="N", help="resume that often after a preemption"
     )
@@ -75,7 +80,11 @@ def _add(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentPars
         help="for gcloud's ssh and scp, as --ssh-flag=--internal-ip",
     )
     parser.add_argument(
-        "--poll", type=float, default=POLL, metavar="SECONDS", help=f"(default: {POLL:g})"
+        "--poll",
+        type=float,
+        default=POLL,
+        metavar="SECONDS",
+        help=f"between two looks (default: {POLL:g})",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
     parser.set_defaults(run=functools.partial(_until_interrupted, run))

@@ -26,22 +26,19 @@ class Kind(enum.Enum):
         "for more on the quotas page of the console"
     )
     NO_CAPACITY = "try another --zone, --spot, or --queued, which waits in line until there is room"
-    LOGGED_OUT = "run: gcloud auth login"
     FORBIDDEN = "ask for the roles TPU Admin and Service Account User, and check --project"
     NO_ALPHA = (
         "autocheckpoint needs gcloud's alpha commands: run gcloud components install alpha, or "
         "give --no-autocheckpoint"
     )
-    SSH_KEY = "run: ssh-add ~/.ssh/google_compute_engine"
     UNUSABLE = "vit-jax tpu create makes it anew"
     SSH = "the connection was lost; run the same command again"
-    OTHER = ""
+    OTHER = ""  # gcloud says itself what to do, as where one is not logged in
 
 
 # The first that fits. The texts are those of the Cloud TPU API (quota and capacity as people have
 # reported them) and of the gcloud command line, release 528.
 _SIGNS = (
-    (Kind.LOGGED_OUT, r"gcloud auth login|active account|[Rr]eauthentication"),
     (Kind.QUOTA, r"[Qq]uota limit|[Qq]uota '.*' exceeded|exceed quota|QUOTA_EXCEEDED"),
     (
         Kind.NO_CAPACITY,
@@ -49,7 +46,6 @@ _SIGNS = (
         r"|POOL_EXHAUSTED|enough resources",
     ),
     (Kind.EXISTS, r"ALREADY_EXISTS|already exists"),
-    (Kind.SSH_KEY, r"not present in the SSH agent"),
     (Kind.UNUSABLE, r"cannot be (used anymore|currently connected to)"),
     (Kind.ABSENT, r"NOT_FOUND|[Nn]ot found"),
     (Kind.FORBIDDEN, r"PERMISSION_DENIED|[Pp]ermission .* denied"),

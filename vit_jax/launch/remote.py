@@ -10,12 +10,11 @@ from vit_jax.errors import UserError
 from vit_jax.launch import answers
 from vit_jax.launch.gcloud import SSH_FAILED, GcloudError, Kind
 from vit_jax.launch.tpu_vm import Tpu
-from vit_jax.launch.worker import FOLDER
+from vit_jax.launch.worker import FOLDER, NOT_THERE
 
 PYTHON = f"{FOLDER}/venv/bin/python"
 ATTEMPTS = 5
 SLACK = 120.0  # seconds that connecting may take, gcloud's own retries included
-NOT_THERE = 127  # a shell's exit code for a command that it does not find
 LOST = (Kind.SSH, Kind.UNUSABLE, Kind.ABSENT)  # the machine may be gone; nobody did anything wrong
 
 

@@ -168,6 +168,10 @@ def _start(tpu: Tpu, run: Run, archive: bytes, workers: int) -> Log:
         found, going = _ask_to_start(tpu, run, recipes, workers)
     if going:
         print(f"{tpu.name}: running since {going[0].started}; here is its log", flush=True)
+    elif found:
+        print(
+            f"{tpu.name}: started; vit-jax tpu logs {tpu.name} --follow shows its log", flush=True
+        )
     firsts = {
         answer.worker: max(answer.first_line, answer.lines - SHOWN if going else 0)
         for answer in found

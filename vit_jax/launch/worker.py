@@ -34,6 +34,7 @@ from vit_jax.launch.answers import Answer, Line, to_json
 
 FOLDER = "vit_jax_tpu"
 TICK = 0.2  # seconds between two looks at a file
+NOT_THERE = 127  # a shell's exit code for a command that it does not find
 KILLED_BY = 128  # a shell's exit code for a process that signal n ended is 128 + n
 
 
@@ -132,8 +133,8 @@ class Worker:
         wanted = {"arguments": list(arguments), "environment": list(environment)}
         same = all(before.get(key) == value for key, value in wanted.items())
         if lock is None:
-            going = " ".join(before.get("arguments", ()))
-            return self.answer(None if same else f"another run is going (vit-jax {going})")
+            going = "vit-jax " + " ".join(before.get("arguments", ("an installation",)))
+            return self.answer(None if same else f"another run is going: {going}")
         try:
             if before.get("identity") != identity:
                 self._unpack(recipes)
@@ -157,7 +158,7 @@ class Worker:
             (self._run / name).unlink(missing_ok=True)
         _write(self._run / "start.json", json.dumps(start))
         with open(self._log, "ab") as log:
-            subprocess.Popen(
+            supervisor = subprocess.Popen(
                 [sys.executable, "-m", "vit_jax.launch.worker", "supervise"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -165,7 +166,7 @@ class Worker:
                 start_new_session=True,  # a connection that ends takes it not along
                 pass_fds=(lock,),
             )
-        _wait(lambda: (self._run / "pid").exists() or not self._running(), 60)
+        _wait(lambda: (self._run / "pid").exists() or supervisor.poll() is not None, 60)
 
     def supervise(self) -> None:
         """Runs what was written down to its end, and writes its exit code."""
@@ -173,12 +174,16 @@ class Worker:
             signal.signal(wish, lambda *_: None)  # they are for the run
         start = self._start()
         given = dict(pair.split("=", 1) for pair in start["environment"])
-        process = subprocess.Popen(
-            [str(Path(sys.executable).parent / "vit-jax"), *start["arguments"]],
-            cwd=self._home,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **given},
-            process_group=0,
-        )
+        try:
+            process = subprocess.Popen(
+                [str(Path(sys.executable).parent / "vit-jax"), *start["arguments"]],
+                cwd=self._home,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **given},
+                process_group=0,
+            )
+        except OSError as error:
+            print(f"vit-jax could not be started: {error}", flush=True)
+            return _write(self._run / "exit_code", str(NOT_THERE))
         _write(self._run / "pid", str(process.pid))
         code = process.wait()
         log_file.end_line(self._log)
@@ -187,13 +192,17 @@ class Worker:
     def stop(self, seconds: float, kill: bool) -> Answer:
         """Sends SIGTERM, so that the run saves and ends, and waits for that.
 
+        It is sent once: a second one would end the run while it saves, and gcloud sends a request
+        again when a connection breaks.
+
         Args:
           seconds: how long at most.
           kill: whether to end it then with SIGKILL.
         """
         if self._running():
-            _write(self._run / "stopping", _now())
-            self._signal(signal.SIGTERM)
+            if not (self._run / "stopping").exists():
+                _write(self._run / "stopping", _now())
+                self._signal(signal.SIGTERM)
             if not _wait(lambda: not self._running(), seconds) and kill:
                 self._signal(signal.SIGKILL)
                 _wait(lambda: not self._running(), 30)
