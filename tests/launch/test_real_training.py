@@ -29,7 +29,7 @@ def test_preempted_and_resumed_to_the_end(cloud, tpu):
     workdir = cloud.folder / "bucket" / "run"
     cloud.play("worker report", preempt=3)
     code, text, errors = tpu(
-        "train", "mine", "--accelerator-type=v4-8", "--spot", "--package=vit_jax[tpu]",
+        "train", "mine", "--accelerator-type=v4-8", "--spot", "--package=vit_jax[tpu,gcs]",
         "--config", processes.TINY, "--workdir", workdir, "--restarts=1", poll=1,
     )  # fmt: skip
     assert code == 0, text + errors

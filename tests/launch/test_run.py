@@ -24,7 +24,7 @@ def train(cloud, tpu):
 
     def run(*more, workdir="run"):
         workdir = cloud.folder / "bucket" / workdir
-        what = ("--config", RECIPE, "--workdir", workdir, "--package=vit_jax[tpu]")
+        what = ("--config", RECIPE, "--workdir", workdir, "--package=vit_jax[tpu,gcs]")
         return tpu("train", "mine", *what, *more)
 
     return run
@@ -254,7 +254,7 @@ def test_setup_once_from_a_checkout(cloud, tpu, tmp_path):
     calls = (cloud.folder / "uv.txt").read_text().splitlines()
     assert len(calls) == 4  # a folder and an installation on each worker
     home = cloud.home("mine", 1)
-    assert any(f"vit_jax[tpu] @ file://{home}/vit_jax_source.tar.gz" in call for call in calls)
+    assert any(f"vit_jax[tpu,gcs] @ file://{home}/vit_jax_source.tar.gz" in call for call in calls)
     (source / "new.py").write_text("x = 1\n")
     assert tpu("setup", "mine", "--source", source)[1].startswith("installed\n")
 

@@ -125,7 +125,7 @@ def _add_hardware(parser: argparse.ArgumentParser) -> None:
 def _add_library(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to install")
     group.add_argument(
-        "--package", metavar="REQUIREMENT", help="as 'vit_jax[tpu] @ git+https://...'"
+        "--package", metavar="REQUIREMENT", help="as 'vit_jax[tpu,gcs] @ git+https://...'"
     )
     group.add_argument("--source", metavar="FOLDER", help="or a checkout here, which is copied")
 

@@ -14,7 +14,6 @@ from vit_jax.launch.worker import FOLDER
 
 ARCHIVE = "vit_jax_source.tar.gz"
 PYTHON_VERSION = "3.12"  # Ubuntu 22.04, as images are named, has 3.10; uv fetches what is missing
-# gcsfs reads gs://, where runs on TPUs lie (`vit_jax.storage`).
 # Under the lock of the run: nothing is installed under a run that goes.
 _INSTALL = """
 set -e
@@ -27,7 +26,7 @@ export PATH="$HOME/.local/bin:$PATH"
 command -v uv >/dev/null || python3 -m pip install --quiet --user uv
 rm -rf installed venv
 uv venv --quiet --python {python} venv
-uv pip install --quiet --python venv/bin/python {requirement} gcsfs
+uv pip install --quiet --python venv/bin/python {requirement}
 echo {stamp} > installed
 echo "installed"
 """
@@ -43,7 +42,7 @@ class Library:
     """What to install.
 
     Attributes:
-      package: a requirement of pip, such as "vit_jax[tpu] @ git+https://...".
+      package: a requirement of pip, such as "vit_jax[tpu,gcs] @ git+https://...".
       source: or a source tree here, which is copied.
     """
 
@@ -85,7 +84,7 @@ def install(tpu: Tpu, library: Library, workers: int) -> None:
         content = pack.source(Path(library.source))
         stamp = f"source {pack.short_hash(content)}"
         send(tpu, content, ARCHIVE)
-        requirement = f'"vit_jax[tpu] @ file://$HOME/{ARCHIVE}"'
+        requirement = f'"vit_jax[tpu,gcs] @ file://$HOME/{ARCHIVE}"'
     script = _INSTALL.format(
         folder=FOLDER, stamp=shlex.quote(stamp), requirement=requirement, python=PYTHON_VERSION
     )
