@@ -7,6 +7,7 @@ Each is a process of its own, which prints its port. What it holds is in its mem
 
 import atexit
 import functools
+import http
 import logging
 import os
 import re
@@ -75,13 +76,42 @@ def _serve(scheme):
         os.environ.update(environment(scheme, port))
         boto3.client("s3").create_bucket(Bucket=BUCKET)
     else:
-        from gcp_storage_emulator.server import create_server
-
+        create_server = _create_google_server()
         port = _free_port()
         create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET).start()
     print(f"port {port}", flush=True)
     sys.stdin.read()
     os._exit(0)
+
+
+def _create_google_server():
+    """gcp-storage-emulator with generations of objects, on which TensorStore relies.
+
+    The emulator numbers them, but does not tell in a download, nor look at a request's conditions.
+    """
+    from gcp_storage_emulator.handlers import objects
+
+    def conditional(handler):
+        @functools.wraps(handler)
+        def handle(request, response, storage, *arguments, **options):
+            bucket = request.params["bucket_name"]
+            name = request.params.get("object_id") or request.query.get("name", [None])[0]
+            known = storage.objects.get(bucket, {}).get(name, {})
+            generation = known.get("generation", "0")
+            if request.query.get("ifGenerationMatch", [generation]) != [generation]:
+                response.status = http.HTTPStatus.PRECONDITION_FAILED
+            elif known and request.query.get("ifGenerationNotMatch") == [generation]:
+                response.status = http.HTTPStatus.NOT_MODIFIED
+            else:
+                response["x-goog-generation"] = generation
+                handler(request, response, storage, *arguments, **options)
+
+        return handle
+
+    objects.insert, objects.download = conditional(objects.insert), conditional(objects.download)
+    from gcp_storage_emulator.server import create_server  # whose table of handlers is made now
+
+    return create_server
 
 
 def _free_port():

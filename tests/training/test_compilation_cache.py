@@ -13,6 +13,7 @@ OPTIONS = (
     "jax_enable_compilation_cache",
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_enable_xla_caches",
 )
 
 
@@ -51,6 +52,7 @@ def test_the_folder_that_is_chosen(tmp_path):
 def test_in_an_object_store(place):
     compilation_cache.enable(None, storage.path(place) / "run")
     folder_of(f"{place}/.jax_cache")
+    assert not jax.config.jax_persistent_cache_enable_xla_caches
     jax.config.update("jax_compilation_cache_dir", None)
     bucket = storage.path(place).parent
     compilation_cache.enable(None, bucket)

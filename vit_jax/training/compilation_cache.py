@@ -48,6 +48,8 @@ def enable(chosen: str | None, workdir: Path) -> None:
         warnings.warn(f"compiled programs are not kept: {error}", stacklevel=2)
         return
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
+    if storage.is_remote(folder):  # XLA's own files are written by XLA, which knows no URLs
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "")
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
 
