@@ -73,13 +73,13 @@ TABLE = (
     ("ViT-G/14", "v6e:16x16", "data=16,fsdp=16", 4096, FULL),
     ("MAE-H/14", "v5p:4x4x4", "data=16,fsdp=4", 4096, ""),
     ("MAE-H/14", "v6e:16x16", "data=64,fsdp=4", 4096, ""),
-    ("Swin-L", "v6e:16x16", "data=256", 1024, ""),
-    ("Swin-L", "v5p:4x4x4", "data=64", 1024, ""),
     ("ViT-B/16", "v5p:4x4x4", "data=64", 4096, ""),
     ("ViT-B/16", "v6e:16x16", "data=256", 4096, ""),
     ("ViT-L/16", "v5p:4x4x4", "data=16,fsdp=4", 4096, ""),
     ("ViT-L/16", "v6e:16x16", "data=64,fsdp=4", 4096, ""),
     ("ViT-H/14", "v5p:4x4x4", "data=16,fsdp=4", 4096, DOTS),
+    ("Swin-L", "v6e:16x16", "data=256", 1024, ""),
+    ("Swin-L", "v5p:4x4x4", "data=64", 1024, ""),
 )
 
 
