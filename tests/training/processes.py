@@ -40,7 +40,7 @@ def environment(devices, cache=True, **more):
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         }
-    else:
+    elif "JAX_ENABLE_COMPILATION_CACHE" not in more:
         result["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     return result
 
