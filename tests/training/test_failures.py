@@ -21,6 +21,7 @@ from vit_jax.training.checkpoint import saved_steps
 
 pytestmark = pytest.mark.slow
 SOON = 60  # seconds, on a busy machine; less than one was measured on an idle one
+LAST = 200  # steps of a run of which one process is killed
 HEARTBEATS = 100  # seconds without which JAX holds a process for dead
 BATCH, PICTURES = 8, 64
 OPTIONS = [
@@ -111,7 +112,8 @@ def test_one_process_is_killed_and_the_run_goes_on_bit_for_bit(tmp_path, victim)
     It says so at once in the middle of a step; where it waits for the other with its checkpoint,
     JAX misses heartbeats, and its own words are printed as it aborts.
     """
-    short = ["total_steps=9", "data.eval_batch_size=32", "eval_every_steps=None"]
+    short = [f"total_steps={LAST}", "data.eval_batch_size=32", "eval_every_steps=None"]
+    short += ["checkpoint.every_steps=100"]
 
     def start(workdir, **options):
         def one(*overrides):
@@ -123,7 +125,8 @@ def test_one_process_is_killed_and_the_run_goes_on_bit_for_bit(tmp_path, victim)
         processes.finish(process)
     pair = start("killed")
     run = tmp_path / "killed"
-    assert processes.wait_until(lambda: saved_steps(run / "checkpoints"), pair[0])
+    assert processes.wait_until(lambda: processes.steps_logged(run) > 110, pair[0])
+    assert saved_steps(run / "checkpoints") == [100]
     processes.kill(pair[victim])
     output, _ = pair[1 - victim].communicate(timeout=SOON + HEARTBEATS)
     if pair[1 - victim].returncode != -signal.SIGABRT:
@@ -133,7 +136,7 @@ def test_one_process_is_killed_and_the_run_goes_on_bit_for_bit(tmp_path, victim)
     assert "another" in output
     for process in start("killed"):
         processes.finish(process)
-    ours, theirs = (processes.arrays(tmp_path / name, 9) for name in ("killed", "whole"))
+    ours, theirs = (processes.arrays(tmp_path / name, LAST) for name in ("killed", "whole"))
     processes.assert_same_bits(ours, theirs)
 
 

@@ -196,6 +196,7 @@ def _read_bare(source: Source) -> tuple[dict[str, Any], bool]:
     """Of the encoder; its heads follow from its width, as far as such models were published."""
     found = timm.measure(source)
     found["pos_resample"] = "bicubic"  # util/pos_embed.py
+    found["weight_init"] = "mae"  # of a head that is drawn
     found["pos_embed"] = FIXED if _likeness(source) > 1 - 1e-6 else "learn"
     if "fc_norm.weight" in source.tensors:
         found["global_pool"] = "avg"
