@@ -2,8 +2,8 @@
 
 import pytest
 
-import vit_jax
 from tests.docs import markdown
+from tests.training import processes
 
 # Nothing is saved or evaluated on the way; the last evaluation is what counts.
 QUIET = ("checkpoint.every_epochs=None", "eval_every_epochs=None", "checkpoint.keep_best=0")
@@ -11,9 +11,11 @@ pytestmark = pytest.mark.slow
 
 
 def trained(recipe, workdir, *changes):
-    """Results of the evaluation that a recipe with a few changes ends with."""
-    config = vit_jax.load_config(markdown.ROOT / "configs" / recipe, (*QUIET, *changes))
-    return vit_jax.train(config, workdir).metrics
+    """Results of the evaluation that a recipe with a few changes ends with, on one device."""
+    config = markdown.ROOT / "configs" / recipe
+    run = processes.start_train(workdir, *QUIET, *changes, config=config, devices=1)
+    processes.finish(run, timeout=600)
+    return processes.lines(workdir, "test")[-1]
 
 
 @pytest.fixture(scope="module")
