@@ -9,8 +9,8 @@ import jax
 if jax.config.jax_platforms == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
 if jax.config.jax_compilation_cache_dir is None:
-    jax.config.update(
-        "jax_enable_compilation_cache", False
-    )  # no run in this process keeps programs
+    # No run in this process keeps programs.
+    jax.config.update("jax_enable_compilation_cache", False)
 
+from tests.commands import call  # noqa: F401, a fixture
 from tests.object_stores import place  # noqa: F401, a fixture

@@ -122,7 +122,7 @@ ENTRY %main (w.1: bf16[8,16], x.1: f32[64]) -> f32[64] {
   %loop = (s32[]{:T(128)}, f32[64]{0:T(128)}, bf16[8,16]{1,0:T(8,128)(2,1)}) while(%begin), condition=%condition, body=%body
   ROOT %result = f32[64]{0:T(128)} get-tuple-element(%loop), index=1
 }
-"""  # noqa: E501
+"""  # noqa: E501, as the compiler writes it
 
 
 def test_what_a_tpu_overlaps_counts_once_and_where_it_begins():

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from tests.ahead.plain import CHANGES, plain
-from tests.cli.test_main import call  # noqa: F401, a fixture
 from tests.training.processes import TINY
 from vit_jax.ahead import data_sizes, program
 from vit_jax.ahead.compile_ahead import compile_ahead
@@ -174,7 +173,7 @@ def test_unknown_data_needs_the_number_of_classes(tmp_path):
         compile_ahead(config, "cpu", mesh={"data": 2})
 
 
-def test_the_command_writes_what_it_prints(call, tmp_path):  # noqa: F811
+def test_the_command_writes_what_it_prints(call, tmp_path):
     overrides = [f"--config.{override}" for override in CHANGES]
     arguments = ["compile", "--config", TINY, "--platform", "cpu", "--mesh", "data=2, fsdp=2"]
     code, out, err = call(*arguments, "--json", tmp_path / "report.json", *overrides)
@@ -185,7 +184,7 @@ def test_the_command_writes_what_it_prints(call, tmp_path):  # noqa: F811
     assert math.prod(found["mesh"].values()) == found["devices"] == 4
 
 
-def test_a_mesh_that_cannot_be_read(call):  # noqa: F811
+def test_a_mesh_that_cannot_be_read(call):
     code, _, err = call("compile", "--config", TINY, "--platform", "cpu", "--mesh", "data:2")
     assert code == 2 and "expected AXIS=N,... such as data=64,fsdp=4" in err
 

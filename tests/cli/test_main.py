@@ -15,22 +15,6 @@ from vit_jax.cli.arguments import overrides
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Calls `vit-jax ARGUMENTS` in this process; returns exit code, output and errors."""
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # restored at the end
-
-    def run(*arguments):
-        try:
-            code = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def train(call, tmp_path):
     return lambda *more: call("train", "--config", TINY, "--workdir", tmp_path / "run", *more)
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.cli.test_main import call  # noqa: F401, a fixture
 from tests.docs import markdown
 from vit_jax.ahead.topology import TOPOLOGIES
 
@@ -13,7 +12,7 @@ PAGE = "docs/compile.md"
 ROOT = Path(__file__).parents[2]
 
 
-def test_options_are_those_of_the_command(call):  # noqa: F811
+def test_options_are_those_of_the_command(call):
     help_text = call("compile", "--help")[1]
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", markdown.text(PAGE))) - {
         "--only",

@@ -4,8 +4,8 @@ import shlex
 
 import pytest
 
+from tests.commands import called
 from tests.launch.standin import Cloud
-from vit_jax.cli import main as cli
 
 
 @pytest.fixture
@@ -26,12 +26,7 @@ def tpu(capfd):
     """Calls `vit-jax tpu ARGUMENTS` in this process; returns exit code, output and errors."""
 
     def run(*arguments, poll=0.1):
-        try:
-            code = cli.main(["tpu", *map(str, arguments), f"--poll={poll}"])
-        except SystemExit as stop:
-            code = stop.code
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
+        return called(["tpu", *arguments, f"--poll={poll}"], capfd)
 
     return run
 

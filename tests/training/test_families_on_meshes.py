@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.training import families, processes
+from tests.training import families, processes, quick
 from vit_jax import data
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.record import flatten
@@ -36,8 +36,6 @@ SOME = {
 }
 EVERY = bool(os.environ.get("VIT_JAX_EVERY_MESH"))
 ONE = (1, 1, 1, 1)
-# A program that runs three times is not worth the compiler's time.
-COMPILER = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 DOUBLE = {"model.dtype": "float64", "model.param_dtype": "float64"}
 
 
@@ -68,7 +66,7 @@ def trained(family, sizes):
         state = jax.device_put(first_state(family), run.state_factory.shardings)
         with run.activate(), run.train_batches(source(), 0) as batches:
             batch, losses = next(batches), []
-            step = run.train_step().lower(state, batch).compile(compiler_options=COMPILER)
+            step = quick.compiled(run.train_step().lower(state, batch))
             for _ in range(families.STEPS):
                 state, metrics = step(state, batch, {})
                 losses.append(metrics["loss"])

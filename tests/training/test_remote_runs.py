@@ -13,13 +13,6 @@ from vit_jax.training.checkpoint import saved_steps
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("uninterrupted")
-    processes.train(workdir, cache=False)
-    return workdir
-
-
 def test_killed_while_it_saves_and_resumed(place, uninterrupted):
     process = processes.start_train(place)
     sixth = storage.path(place) / "checkpoints" / "6"

@@ -19,13 +19,6 @@ pytestmark = pytest.mark.slow
 LAST = 12
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("uninterrupted")
-    processes.train(workdir, cache=False)
-    return workdir
-
-
 def assert_same_run(workdir, reference):
     """Parameters, average and optimizer state have the same bits, the logs the same numbers."""
     ours, theirs = processes.arrays(workdir, LAST), processes.arrays(reference, LAST)

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from tests.training import tiny
+from tests.training import quick, tiny
 from vit_jax.errors import UserError
 from vit_jax.training import sharding
 from vit_jax.training.experiment import Experiment
@@ -18,8 +18,6 @@ from vit_jax.training.optim import OPTIMIZER_DEFAULTS
 from vit_jax.training.record import flatten
 from vit_jax.training.resolve import resolve
 
-# Programs that are looked at and not run are not worth the compiler's time.
-COMPILER = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 RULES = sharding.make_rules(tiny.get_config().sharding_rules)
 
 
@@ -207,7 +205,7 @@ def compiled(model, **sizes):
     with run.activate():
         jitted = jax.jit(gradient, in_shardings=(*places, None, None))
         lowered = jitted.lower(run.state_factory.shapes.params, {}, batch, jax.random.key(0), 0)
-        return lowered.compile(compiler_options=COMPILER).as_text()
+        return quick.compiled(lowered).as_text()
 
 
 def test_no_device_holds_the_attention_of_all_tokens():
@@ -247,7 +245,7 @@ def test_eight_devices_hold_an_eighth_each():
             state = run.state_factory.create()
             images = jax.ShapeDtypeStruct((32, 8, 8, 1), jnp.uint8)
             batch = {"image": images, "label": jax.ShapeDtypeStruct((32,), jnp.int32)}
-            step = run.train_step().lower(state, batch).compile(compiler_options=COMPILER)
+            step = quick.compiled(run.train_step().lower(state, batch))
         of_batch = 32 * (64 + 4) / devices
         return bytes_on_first_device(state), (
             step.memory_analysis().argument_size_in_bytes - of_batch

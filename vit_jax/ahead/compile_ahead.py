@@ -25,6 +25,7 @@ from vit_jax.models import field_ranges
 from vit_jax.training import hardware
 from vit_jax.training.config import open_and_lock
 from vit_jax.training.experiment import Experiment
+from vit_jax.training.report import bytes_a_device
 from vit_jax.training.resolve import check, resolve
 from vit_jax.training.sharding import AXES
 
@@ -109,7 +110,7 @@ def _report(
 ) -> Report:
     config, device = experiment.config, experiment.mesh.devices.flat[0]
     devices = experiment.mesh.size
-    trained, every = experiment.state_factory.shapes.params, experiment.all_shapes()
+    state, every = experiment.state_factory, experiment.all_shapes()
     chip = hardware.chip(device)
     model_flops = experiment.training_flops() * config.data.batch_size / devices
     common = dict(
@@ -120,10 +121,10 @@ def _report(
         devices=devices,
         mesh=dict(experiment.mesh.shape),
         parameters=_size(every),
-        trained=_size(trained),
+        trained=_size(state.shapes.params),
         batch=config.data.batch_size,
         accumulate_steps=config.accumulate_steps,
-        state_bytes=_bytes_a_device(experiment.state_factory.targets()),
+        state_bytes=bytes_a_device(state.shapes, state.shardings),
         compile_seconds=found.seconds,
         model_flops=model_flops,
         forward_flops=float(experiment.module.flops()),
@@ -163,13 +164,6 @@ def _report(
 
 def _size(tree: Any) -> int:
     return sum(x.size for x in jax.tree.leaves(tree))
-
-
-def _bytes_a_device(tree: Any) -> int:
-    """Of shapes with shardings."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )
 
 
 def _memory(compiled: jax.stages.Compiled) -> Memory:
