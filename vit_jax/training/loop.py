@@ -165,7 +165,6 @@ class _Run:
         self._monitor = Monitor(
             self._config,
             stopwatch=self._stopwatch,
-            first_step=record.step,
             writer=self._writer,
             bar=self._bar,
             train_examples=len(train_source),
@@ -238,7 +237,6 @@ class _Run:
             if self._preemption.before_the_first_step():
                 return False
             batches = itertools.chain([first], batches)
-            self._stopwatch.restart()
             while self._step < total:
                 with self._stopwatch.of("input"):
                     batch = {**next(batches), "stop": self._wish_to_stop()}
@@ -287,7 +285,6 @@ class _Run:
             self._writer.write(self._step, split, {**results, **counts})
             self._writer.write_pictures(self._step, split, self._evaluator.pictures(self._state))
             self._bar.write(self._evaluator.report(self._step, results))
-        self._monitor.pause()
         return results
 
     def _save(self) -> None:
@@ -297,7 +294,6 @@ class _Run:
             notes = self._notes(self._monitor.skipped)
             state = adapters_only.saved(self._config, self._state)
             self._checkpoints.save(state, self._step, self._metrics, notes | self._left_out)
-        self._monitor.pause()
 
     def _notes(self, skipped: int) -> dict[str, Any]:
         """What a checkpoint tells of the data, and of the teacher where there is one."""

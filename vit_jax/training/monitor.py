@@ -1,7 +1,6 @@
 """Watches the metrics of training steps: stops at NaN, measures the speed, writes the log."""
 
 import math
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +37,6 @@ class Monitor:
         config: ConfigDict,
         *,
         stopwatch: Stopwatch,
-        first_step: int,
         writer: MetricWriter,
         bar: ProgressBar,
         train_examples: int,
@@ -49,8 +47,7 @@ class Monitor:
 
         Args:
           config: resolved.
-          stopwatch: of the loop.
-          first_step: number of updates made when the loop begins.
+          stopwatch: of the loop; started here, after the first step.
           writer: of `metrics.jsonl`.
           bar: shows the progress.
           train_examples: length of an epoch.
@@ -58,12 +55,11 @@ class Monitor:
           skipped: examples of the current epoch that an earlier process skipped.
         """
         self._config, self._writer, self._bar = config, writer, bar
-        self._stopwatch, self._logged = stopwatch, first_step
+        self._stopwatch = stopwatch
         self._train_examples, self._flops_per_image = train_examples, flops_per_image
         self.skipped, self.stop = skipped, False
         self._waiting: tuple[int, Metrics] | None = None
-        self._clock: tuple[int, float] | None = None  # a step, and when it ended
-        self._images_per_second = 0.0
+        self._first = True  # no step has been looked at
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Takes the metrics of `step` and looks at those of the step before.
@@ -85,43 +81,30 @@ class Monitor:
             self._waiting = None
             self._look(step, {name: x.item() for name, x in jax.device_get(metrics).items()})
 
-    def pause(self) -> None:
-        """Says that what follows (an evaluation, a checkpoint) is not training time."""
-        self._clock = None
-
     def _look(self, step: int, values: dict[str, Any]) -> None:
         for name in MUST_BE_FINITE:
             if not math.isfinite(values[name]):
                 raise NonFiniteError(f"{name} is {values[name]} at step {step}")
         self.stop = values.pop("stop") > 0
         self._count_skipped(step, values)
-        self._measure_speed(step)
-        self._bar.update(step, values["loss"], self._images_per_second)
-        if step % self._config.log_every_steps == 0 or step == self._config.total_steps:
-            self._writer.write(step, "train", {**values, **self._speed(), **self._times(step)})
-            self._clock = (step, time.perf_counter())
+        times = self._stopwatch.read(step)
+        speed = self._speed(times)
+        self._bar.update(step, values["loss"], speed.get("images_per_second", 0.0))
+        due = step % self._config.log_every_steps == 0 or step == self._config.total_steps
+        if due:
+            self._writer.write(step, "train", {**values, **speed, **times})
+        if due or self._first:  # the first step is not like the others: it is not counted
+            self._stopwatch.start(step)
+            self._first = False
 
-    def _measure_speed(self, step: int) -> None:
-        """Updates the speed since the latest log line, without the first step, which compiles."""
-        now = time.perf_counter()
-        if self._clock is None:
-            self._clock = (step, now)
-            return
-        first, start = self._clock
-        self._images_per_second = (step - first) * self._config.data.batch_size / (now - start)
-
-    def _speed(self) -> Mapping[str, float]:
-        if not self._images_per_second:
+    def _speed(self, times: Mapping[str, float]) -> Mapping[str, float]:
+        """Images a second of the steps, and the share of the chips' peak where that is known."""
+        if not times:
             return {}
-        flops = self._flops_per_image * self._images_per_second
-        mfu = hardware.mfu(flops, jax.devices())
-        speed = {"images_per_second": self._images_per_second}
+        images_per_second = self._config.data.batch_size / times["step_seconds"]
+        mfu = hardware.mfu(self._flops_per_image * images_per_second, jax.devices())
+        speed = {"images_per_second": images_per_second}
         return speed if mfu is None else {**speed, "mfu": mfu}
-
-    def _times(self, step: int) -> Mapping[str, float]:
-        """Where the time since the latest log line went."""
-        steps, self._logged = step - self._logged, step
-        return self._stopwatch.read(steps)
 
     def _count_skipped(self, step: int, values: dict[str, Any]) -> None:
         """Replaces the step's count in `values` by that of the epoch; reports it at its end."""

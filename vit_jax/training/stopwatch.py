@@ -15,8 +15,9 @@ class Stopwatch:
     """
 
     def __init__(self) -> None:
-        """Starts now."""
-        self.restart()
+        """Stands still until the first `start`."""
+        self._step: int | None = None
+        self._seconds = dict.fromkeys(PARTS, 0.0)
 
     @contextlib.contextmanager
     def of(self, part: str) -> Iterator[None]:
@@ -27,27 +28,28 @@ class Stopwatch:
         finally:
             self._seconds[part] += time.perf_counter() - start
 
-    def read(self, steps: int) -> dict[str, float]:
-        """Returns where the time since the latest call went, and starts anew.
+    def start(self, step: int) -> None:
+        """Forgets what was, and counts from the end of `step`."""
+        self._step, self._start = step, time.perf_counter()
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+
+    def read(self, step: int) -> dict[str, float]:
+        """Returns where the time since the start went.
 
         Args:
-          steps: that were made since.
+          step: has just ended.
 
         Returns:
           "step_seconds" and "input_seconds" of one step, the latter as a part of the former;
-          "evaluation_seconds" and "checkpoint_seconds" of all that were made, where there were any.
+          "evaluation_seconds" and "checkpoint_seconds" of all that were made, where there were
+          any. Nothing where no step has ended since the start.
         """
-        total = time.perf_counter() - self._start
+        if self._step is None or step == self._step:
+            return {}
+        steps, total = step - self._step, time.perf_counter() - self._start
         once = {name: self._seconds[name] for name in ("evaluation", "checkpoint")}
-        found = {
+        return {
             "step_seconds": (total - sum(once.values())) / steps,
             "input_seconds": self._seconds["input"] / steps,
             **{f"{name}_seconds": seconds for name, seconds in once.items() if seconds},
         }
-        self.restart()
-        return found
-
-    def restart(self) -> None:
-        """Forgets what was."""
-        self._start = time.perf_counter()
-        self._seconds = dict.fromkeys(PARTS, 0.0)
