@@ -11,19 +11,11 @@ sampler of its shares takes as long to compile as the model. The meshes are one 
 each, not the result of a search.
 """
 
-import argparse
-import json
-import pathlib
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from typing import Any
 
-import machine
+import compile_rows
 
-ROOT = pathlib.Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks/results/tpu_compile.json"
+RESULTS = compile_rows.ROOT / "benchmarks/results/tpu_compile.json"
 PLAIN = ("vit_b16_i1k", "objective.mixup_alpha=0.0")
 FULL, DOTS = "model.remat=full", "model.remat=dots_with_no_batch_dims_saveable"
 
@@ -83,96 +75,30 @@ TABLE = (
 )
 
 
-def jobs() -> Iterator[tuple[str, list[str]]]:
-    """The name of each row, and what `vit-jax compile` is given for it."""
+def jobs() -> Iterator[tuple[str, list[str], dict[str, str]]]:
+    """The name of each row, what `vit-jax compile` is given for it, and nothing else to keep."""
     for model, topology, mesh, batch, remat in TABLE:
         recipe, *changes = MODELS[model]
         changes += [f"data.batch_size={batch}", *filter(None, [remat])]
-        yield f"{model} on {topology}, {mesh}", job(recipe, topology, mesh, changes)
-
-
-def job(recipe: str, topology: str, mesh: str, changes: list[str]) -> list[str]:
-    """The arguments of `vit-jax compile`."""
-    where = ["--platform", "tpu", "--topology", topology, "--mesh", mesh]
-    overrides = [f"--config.{change}" for change in changes]
-    return ["--config", f"configs/{recipe}.py", *where, *overrides]
-
-
-def compiled(arguments: list[str]) -> dict[str, Any]:
-    """One row: the report, or what went wrong."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "report.json"
-        command = [sys.executable, "-m", "vit_jax.cli.main", "compile", *arguments]
-        done = subprocess.run(
-            [*command, "--json", str(path)], cwd=ROOT, capture_output=True, text=True
-        )
-        if path.exists():
-            return json.loads(path.read_text())
-    return {"error": done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]}
-
-
-def line(name: str, row: dict[str, Any]) -> str:
-    """A row of the table in markdown."""
-    if "error" in row:
-        return f"| {name} | {row['error'][0][:120]} |"
-    capacity = row["capacity"] / 2**30
-    cells = [
-        name,
-        f"{row['parameters'] / 1e6:,.0f} M",
-        f"{row['batch']:,}",
-        f"{row['needed'] / 2**30:.1f} of {capacity:.1f} GiB"
-        + ("" if row["fits"] else ": too large"),
-    ]
-    if row["fits"]:
-        roof = row["roofline"]
-        cells += [
-            f"{row['flops'] / 1e12:.1f} ({row['flops'] / row['model_flops']:.2f})",
-            f"{row['sent'] / 1e9:.2f} GB",
-            f"{1000 * roof['seconds']:.0f} ms ({roof['bound']})",
-            f"{100 * roof['share']:.0f} %",
-        ]
-    else:
-        cells += ["", "", "", ""]
-    return "| " + " | ".join([*cells, f"{row['compile_seconds']:.0f} s"]) + " |"
-
-
-HEADER = (
-    "| train step | parameters | batch | memory a chip | TFLOPs a chip (over the model's) | "
-    "sent a chip | at best | of peak | compiled in |\n|" + "---|" * 9
-)
-
-
-def write(rows: dict[str, Any]) -> None:
-    """Writes the rows that there are, and the machine that compiled them."""
-    report = {
-        "what": "train steps compiled for TPUs that are not there",
-        "machine": machine.describe(["jax", "jaxlib", "libtpu", "flax"]),
-        "rows": rows,
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=1) + "\n")
+        where = ["--topology", topology, "--mesh", mesh]
+        overrides = [f"--config.{change}" for change in changes]
+        arguments = ["--config", f"configs/{recipe}.py", *where, *overrides]
+        yield f"{model} on {topology}, {mesh}", arguments, {}
 
 
 def main() -> None:
     """Makes the rows that are missing, and prints all."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", metavar="TEXT", help="rows with it, made anew")
-    parser.add_argument("--markdown", action="store_true", help="print what there is")
-    args = parser.parse_args()
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
-    order = [name for name, _ in jobs()]
-    if not args.markdown:
-        for name, arguments in jobs():
-            if args.only not in name or (name in rows and not args.only):
-                continue
-            print(f"{name} ...", end=" ", flush=True)
-            rows[name] = compiled(arguments)
-            print(f"{rows[name].get('compile_seconds', 0):.0f} s", flush=True)
-            write({name: rows[name] for name in order if name in rows})
-    print(HEADER)
+    args = compile_rows.options(__doc__.splitlines()[0])
+    if args.markdown:
+        rows = compile_rows.read(RESULTS)
+    else:
+        what = "train steps compiled for TPUs that are not there"
+        rows = compile_rows.make(RESULTS, what, jobs(), args.only)
+    print(compile_rows.HEADER)
+    order = [name for name, _, _ in jobs()]
     for name in sorted(order, key=lambda name: list(MODELS).index(name.split(" on ")[0])):
         if name in rows:
-            print(line(name, rows[name]))
+            print(compile_rows.line(name, rows[name]))
 
 
 if __name__ == "__main__":

@@ -138,3 +138,30 @@ def test_memory_spaces_and_tuples_are_read():
     fusion = program.computations["main"].instructions["async"]
     assert [array.space for array in fusion.arrays] == [0, 1]
     assert [array.bytes for array in fusion.arrays] == [256, 1024]
+
+
+# What libtpu prints where slices sum something, and where a channel has the number of another one.
+BETWEEN = """
+HloModule jit_f, is_scheduled=true
+
+ENTRY %main (x: f32[16,128]) -> f32[2,8,128] {
+  %x = f32[16,128]{1,0:T(8,128)} parameter(0)
+  %token = token[] after-all(), frontend_attributes={MegascaleRendezvousKeyName="all-reduce.5_0"}
+  %part = f32[2,8,128]{2,1,0:T(8,128)} bitcast(%x)
+  %summed = f32[2,8,128]{2,1,0:T(8,128)} all-reduce(%part), channel_id=2, use_global_device_ids=true, to_apply=%sum
+  %send = (f32[2,8,128]{2,1,0:T(8,128)}, u32[], token[]) send(%summed, %token), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_host_transfer_rendezvous="all-reduce.5_0",_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2,3,4}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[2,8,128]{2,1,0:T(8,128)}, u32[], token[]) recv(%token), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2,3,4}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %sent = token[] send-done(%send), channel_id=2, is_host_transfer=true
+  %received = (f32[2,8,128]{2,1,0:T(8,128)}, token[]) recv-done(%recv), channel_id=1, is_host_transfer=true
+  ROOT %result = f32[2,8,128]{2,1,0:T(8,128)} get-tuple-element(%received), index=0
+}
+"""  # noqa: E501, as the compiler writes it
+
+
+def test_what_goes_from_slice_to_slice_is_told_apart():
+    """Four slices of four devices: a sum within each, then one over the four."""
+    within, between = collectives(parse(BETWEEN), 16, slices=4)
+    sent = 2 * 3 / 4 * 2 * 8 * 128 * 4
+    assert (within.kind, within.group, within.sent) == ("all-reduce", 4, sent)
+    assert (between.kind, between.group, between.sent) == ("all-reduce", 4, sent)
+    assert between.between_slices and not within.between_slices

@@ -5,12 +5,15 @@ a commit, HEAD and GET of a file with its ETag, commit and size, large files red
 host, ranges, and errors with an X-Error-Code. Files are held in memory.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import http.server
 import json
 import threading
 import urllib.parse
+
+from huggingface_hub import constants
 
 LARGE = (".safetensors", ".bin", ".npz", ".pth")  # kept in Git LFS: hashed with SHA-256, redirected
 
@@ -272,3 +275,19 @@ def tree_entry(path, body):
         sha = hashlib.sha256(body).hexdigest()
         entry["lfs"] = {"oid": sha, "size": len(body), "pointerSize": 130}
     return entry
+
+
+@contextlib.contextmanager
+def client_turned_to_one(monkeypatch):
+    """Starts a server and makes the client know no other hub, by no proxy."""
+    with HubServer() as server:
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + template)
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        for switch in ("DISABLE_XET", "DISABLE_TELEMETRY", "DISABLE_IMPLICIT_TOKEN"):
+            monkeypatch.setattr(constants, f"HF_HUB_{switch}", True)
+        for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.delenv(variable, raising=False)
+            monkeypatch.delenv(variable.lower(), raising=False)
+        yield server

@@ -15,7 +15,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from tests.convert.hub_server import Fault, HubServer, commit_of
+from tests.convert.hub_server import Fault, client_turned_to_one, commit_of
 from vit_jax.cli import main as cli
 from vit_jax.convert import hub_fetch
 from vit_jax.convert.hub import download, is_hub_id, resolved_revision
@@ -58,16 +58,7 @@ def hub(monkeypatch):
             raise OSError(f"a test reached for {host}")
         return look_up(host, *arguments, **options)
 
-    with HubServer() as server:
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + template)
-        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        for switch in ("DISABLE_XET", "DISABLE_TELEMETRY", "DISABLE_IMPLICIT_TOKEN"):
-            monkeypatch.setattr(constants, f"HF_HUB_{switch}", True)
-        for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-            monkeypatch.delenv(variable, raising=False)
-            monkeypatch.delenv(variable.lower(), raising=False)
+    with client_turned_to_one(monkeypatch) as server:
         monkeypatch.setattr(socket, "getaddrinfo", loopback_only)
         monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client's pauses
         huggingface_hub.close_session()

@@ -114,7 +114,7 @@ def test_batches_carry_the_marks():
         others = take(40 // options.get("batch_size", 4), **options)
         np.testing.assert_array_equal(marks, others["erase_pixel"])
     np.testing.assert_array_equal(marks[12:], take(7, start_batch=3)["erase_pixel"])
-    hosts = [take(10, process_index=i, process_count=2)["erase_pixel"] for i in range(2)]
+    hosts = [take(10, rows=rows)["erase_pixel"] for rows in ((0, 1), (2, 3))]
     split = np.stack([part.reshape(10, 2, 1, 5) for part in hosts], axis=1)
     np.testing.assert_array_equal(marks, split.reshape(40, 1, 5))
 

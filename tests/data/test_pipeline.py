@@ -116,9 +116,29 @@ def test_starting_anywhere_continues(start):
 @pytest.mark.parametrize("count", [2, 4])
 def test_hosts_together_see_what_one_sees(count):
     source = ListSource(10)
-    parts = [take(6, source, process_index=i, process_count=count) for i in range(count)]
+    parts = [take(6, source, rows=rows) for rows in np.split(np.arange(4), count)]
     for number, batch in enumerate(take(6, source)):
         assert_same([batch], [part[number] for part in parts])
+
+
+@pytest.mark.parametrize("rows", [[1, 3], [0, 2, 3], [2]])
+def test_a_host_may_need_any_rows(rows):
+    """As on a TPU slice, where they are neither neighbours nor one host's alone."""
+    source = ListSource(10)
+    for ours, whole in zip(take(6, source, rows=rows), take(6, source)):
+        assert_same([ours], [{name: x[rows] for name, x in whole.items()}])
+    with (
+        data.eval_batches(source, PLAIN, batch_size=4, rows=rows) as some,
+        data.eval_batches(source, PLAIN, batch_size=4) as all_of_it,
+    ):
+        for ours, whole in zip(some, all_of_it, strict=True):
+            assert_same([ours], [{name: x[rows] for name, x in whole.items()}])
+
+
+@pytest.mark.parametrize("rows", [[], [4], [-1]])
+def test_rows_that_there_are_not(rows):
+    with pytest.raises(ValueError, match=r"expected one or more of 0 to 3"):
+        take(1, ListSource(10), rows=rows)
 
 
 def test_a_batch_may_be_larger_than_the_data():
@@ -188,10 +208,9 @@ def test_repeats_are_the_samplers_of_timm(hosts, monkeypatch):
             transform,
             batch_size=batch_size,
             repeats=3,
-            process_index=i,
-            process_count=hosts,
+            rows=part,
         )
-        for i in range(hosts)
+        for part in np.split(np.arange(batch_size), hosts)
     ]
     rows = batch_size // hosts
     for number in range(length // batch_size):
@@ -224,7 +243,7 @@ def test_repeats_continue_anywhere_and_on_any_number_of_hosts_and_workers(start)
     source = ListSource(10)
     expected = take(10, source, repeats=3)
     assert_same(expected[start:], take(10 - start, source, repeats=3, start_batch=start))
-    parts = [take(10, source, repeats=3, process_index=i, process_count=2) for i in range(2)]
+    parts = [take(10, source, repeats=3, rows=rows) for rows in ((0, 1), (2, 3))]
     for number, batch in enumerate(expected):
         assert_same([batch], [part[number] for part in parts])
     assert_same(expected, take(10, source, repeats=3, workers=2))
@@ -265,7 +284,7 @@ def test_skip_fills_the_slot_with_the_next_in_order(workers, cache):
 
 def test_skip_is_the_same_on_several_hosts():
     source = ListSource(10, bad=[2, 3, 6])
-    hosts = [take(10, source, on_error="skip", process_index=i, process_count=2) for i in range(2)]
+    hosts = [take(10, source, on_error="skip", rows=rows) for rows in ((0, 1), (2, 3))]
     for number, batch in enumerate(take(10, source, on_error="skip")):
         assert_same([batch], [host[number] for host in hosts])
 
@@ -297,14 +316,9 @@ def test_a_label_outside_the_classes(label):
 def test_evaluation_sees_every_example_once(length, batch_size, count, workers):
     source = ListSource(length)
     parts = []
-    for i in range(count):
+    for rows in np.split(np.arange(batch_size), count):
         with data.eval_batches(
-            source,
-            PLAIN,
-            batch_size=batch_size,
-            process_index=i,
-            process_count=count,
-            workers=workers,
+            source, PLAIN, batch_size=batch_size, rows=rows, workers=workers
         ) as batches:
             parts.append(list(batches))
     assert {len(part) for part in parts} == {-(-length // batch_size)}

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from tests.data.pictures import ListSource
 from vit_jax import data
+from vit_jax.data.prefetch import own_rows
 
 
 @pytest.fixture
@@ -86,6 +87,35 @@ def test_a_forgotten_iterator_ends_its_thread(sharding):
     while threads() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not threads()
+
+
+class OfOneHost:
+    """What a sharding is to a host that has some of the devices."""
+
+    def __init__(self, sharding, devices):
+        self._sharding, self._devices = sharding, devices
+
+    def addressable_devices_indices_map(self, shape):
+        places = self._sharding.devices_indices_map(shape)
+        return {device: places[device] for device in self._devices}
+
+
+@pytest.mark.parametrize(
+    ("spec", "rows"),
+    [
+        (P("data"), [[0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7]]),
+        (P(("data", "tensor")), [[0, 2], [1, 3], [4, 6], [5, 7]]),
+        (P(("tensor", "data")), [[0, 1], [4, 5], [2, 3], [6, 7]]),
+        (P(), [list(range(8))] * 4),
+    ],
+)
+def test_rows_of_hosts_that_are_blocks_of_a_grid(spec, rows):
+    """Two devices each, one below the other, in a mesh of 4 x 2."""
+    devices = np.array(jax.devices()[:8]).reshape(4, 2)
+    mesh = jax.sharding.Mesh(devices, ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    hosts = [devices[i : i + 2, j] for i in (0, 2) for j in (0, 1)]
+    found = [own_rows(OfOneHost(NamedSharding(mesh, spec), host), 8).tolist() for host in hosts]
+    assert found == rows
 
 
 def test_size(sharding):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.docs import markdown
-from vit_jax.ahead.topology import TOPOLOGIES
+from vit_jax.training.tpu_slices import TOPOLOGIES
 
 PAGE = "docs/compile.md"
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 
-from tests.convert.hub_server import HubServer
+from tests.convert.hub_server import client_turned_to_one
 from tests.data.pictures import encode, smooth
 from tests.docs import markdown
 from vit_jax import models
@@ -151,15 +151,6 @@ def timm_tensors(model):
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A hub on the loopback address, and a client that knows no other."""
-    with HubServer() as server:
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + template)
-        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+    with client_turned_to_one(monkeypatch) as server:
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        for switch in ("DISABLE_XET", "DISABLE_TELEMETRY", "DISABLE_IMPLICIT_TOKEN"):
-            monkeypatch.setattr(constants, f"HF_HUB_{switch}", True)
-        for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-            monkeypatch.delenv(variable, raising=False)
-            monkeypatch.delenv(variable.lower(), raising=False)
         yield server

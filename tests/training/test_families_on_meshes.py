@@ -97,14 +97,19 @@ def test_eight_devices_learn_what_one_learns(family, sizes):
     assert_same(trained(family, sizes), one_device(family))
 
 
-GROUPS = [(name, count) for name in families.FAMILIES for count in (2, 4)]
-GROUPS = GROUPS if EVERY else [("vit", 4), ("swin", 2)]
+FSDP = ["mesh.fsdp=2"]
+# As on a TPU slice, whose hosts are blocks of its grid: rows are not neighbours, or of both hosts.
+MIXED = ["mesh.fsdp=4", "sharding_rules.batch=('fsdp','data')"]
+SHARED = ["mesh.fsdp=4", "sharding_rules.batch='fsdp'"]
+GROUPS = [(name, count, FSDP) for name in families.FAMILIES for count in (2, 4)]
+GROUPS = GROUPS if EVERY else [("vit", 4, FSDP), ("swin", 2, FSDP)]
+GROUPS += [("vit", 2, MIXED), ("vit", 2, SHARED)]
 
 
-@pytest.mark.parametrize("family, count", GROUPS)
-def test_several_processes_learn_what_one_learns(tmp_path, family, count):
+@pytest.mark.parametrize("family, count, layout", GROUPS)
+def test_several_processes_learn_what_one_learns(tmp_path, family, count, layout):
     options = [f"{key}={value}" for key, value in DOUBLE.items()]
-    options += ["mesh.fsdp=2", "data.eval_batch_size=360"]
+    options += [*layout, "data.eval_batch_size=360"]
     start = functools.partial(
         processes.start_train,
         tmp_path,

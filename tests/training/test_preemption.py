@@ -1,6 +1,5 @@
 import jax
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from vit_jax.training.preemption import Preemption
 from vit_jax.training.sharding import make_mesh
@@ -15,12 +14,11 @@ def signals():
 def test_the_wish_goes_with_the_batch(signals, monkeypatch):
     """With several processes what counts is what all of them can see."""
     mesh = make_mesh({"data": 4, "fsdp": 2, "sequence": 1, "tensor": 1})
-    place = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     preemption = Preemption(signals)
-    assert preemption.wish(place, 8).tolist() == [0] * 8
+    assert preemption.wish(mesh).tolist() == [0] * 8
     signals.told = True
-    assert preemption.wish(place, 8).tolist() == [1] * 8
-    assert preemption.wish(place, 8) is preemption.wish(place, 8)
+    assert preemption.wish(mesh).tolist() == [1] * 8
+    assert preemption.wish(mesh) is preemption.wish(mesh)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert [preemption.decided(seen) for seen in (False, True)] == [False, True]
 

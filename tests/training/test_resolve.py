@@ -87,25 +87,24 @@ def test_contradictions(changes, message):
 
 
 @pytest.mark.parametrize(
-    "batch_size, shards, accumulate, processes, message",
+    "batch_size, shards, accumulate, message",
     [
-        (100, 8, 1, 1, "data.batch_size 100 is not divisible by 8 (8 shards of the mesh); "
+        (100, 8, 1, "data.batch_size 100 is not divisible by 8 (8 shards of the mesh); "
          "use 96 or 104"),
-        (8, 8, 2, 1, "8 shards of the mesh times 2 accumulation steps); use 16"),
-        (100, 1, 1, 2, "2 processes cannot share equally"),
+        (8, 8, 2, "8 shards of the mesh times 2 accumulation steps); use 16"),
     ],
 )  # fmt: skip
-def test_batches_that_cannot_be_split(batch_size, shards, accumulate, processes, message):
+def test_batches_that_cannot_be_split(batch_size, shards, accumulate, message):
     result = resolved(data__batch_size=batch_size, accumulate_steps=accumulate)
     with pytest.raises(ValueError) as error:
-        check_batches(result, shards, processes)
+        check_batches(result, shards)
     assert message in str(error.value)
 
 
 def test_batches_that_can_be_split():
-    check_batches(resolved(data__batch_size=96, accumulate_steps=3), 8, 2)
+    check_batches(resolved(data__batch_size=96, accumulate_steps=3), 8)
     with pytest.raises(ValueError, match=r"data.eval_batch_size 4 .* use 8"):
-        check_batches(resolved(data__batch_size=96, data__eval_batch_size=4), 8, 1)
+        check_batches(resolved(data__batch_size=96, data__eval_batch_size=4), 8)
 
 
 @pytest.mark.parametrize("what", ["total", "eval_every", "checkpoint.every"])

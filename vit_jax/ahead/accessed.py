@@ -11,7 +11,7 @@ _FREE = (
     *("parameter", "constant", "iota", "tuple", "get-tuple-element", "bitcast", "add-dependency"),
     *("while", "call", "conditional", "after-all", "opt-barrier", "partition-id", "replica-id"),
     *("copy-done", "all-gather-done", "all-reduce-done", "collective-permute-done"),
-    *("async-update", "async-done"),
+    *("async-update", "async-done", "send-done", "recv-done"),
 )
 _NO_TRAFFIC = ("AllocateBuffer", "ConcatBitcast")  # custom calls that touch no memory
 _SLICES = ("dynamic-slice", "slice", "gather")
@@ -37,6 +37,8 @@ def _bytes(program: Program, computation: Computation, instruction: Instruction)
     written = instruction.arrays
     if instruction.opcode.endswith("-start"):  # (what is copied, the copy, a flag)
         written = written[1:2]
+    elif instruction.opcode == "send":  # its result is what it was given
+        written = ()
     read = [_operand(computation, instruction, i) for i in range(len(instruction.operands))]
     inside = [program.computations[name] for name in called_names(instruction)]
     if instruction.opcode == "fusion" and inside:

@@ -15,6 +15,11 @@ A collective is in the text once, or as a `-start` and a `-done`. Where a TPU ov
 computation it is in every fusion that drives it on, which may be in a loop; all parts have one
 `channel_id`, and it counts where the part with `AsyncCollectiveStart` is. On TPUs an all-reduce of
 which a device keeps its part alone is a fusion called `all-reduce-scatter`.
+
+Where there are several TPU slices the program is that of one of them, and its collectives are among
+the devices of one. What goes from slice to slice is a `send` to the host and a `recv` from it, on
+which the runtime (Megascale) does what `_xla_megascale_transfer_type` says, with the device at the
+same place in each of the slices that `_xla_megascale_target` names.
 """
 
 import dataclasses
@@ -28,6 +33,15 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 _SCATTERED = "all-reduce-scatter"
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))? \{([^}]*)\}")
 _GRID = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
+_BETWEEN = {
+    "ALL_GATHER": "all-gather",
+    "ALL_REDUCE": "all-reduce",
+    "REDUCE_SCATTER": "reduce-scatter",
+    "ALL_TO_ALL": "all-to-all",
+    "ONE_TO_ONE": "collective-permute",
+}
+_TRANSFER = r'_xla_megascale_transfer_type="(\w+)"'
+_TARGET = r'_xla_megascale_target="\{([\d,]+)\}'
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 
 
@@ -41,6 +55,7 @@ class Collective:
       group: number of devices that exchange.
       times: how often it runs in a step.
       op_name: where in the traced function it comes from.
+      between_slices: whether those that exchange are in different TPU slices.
     """
 
     kind: str
@@ -48,6 +63,7 @@ class Collective:
     group: int
     times: int
     op_name: str
+    between_slices: bool = False
 
     @property
     def sent(self) -> float:
@@ -64,14 +80,15 @@ class Collective:
         return self.times * given * factor
 
 
-def collectives(program: Program, devices: int) -> list[Collective]:
+def collectives(program: Program, devices: int, slices: int = 1) -> list[Collective]:
     """Returns every collective of a program once; those within one device are left out.
 
     Args:
       program: of one device.
       devices: how many run it.
+      slices: of TPUs that they are of, as many of each.
     """
-    started = _started(program)
+    started, inside = _started(program), devices // slices
     found = []
     for computation, times in program.executions:
         for where, instruction in _parts(program, computation):
@@ -80,10 +97,12 @@ def collectives(program: Program, devices: int) -> list[Collective]:
                 continue
             if kind == "all-reduce" and where.name.startswith(_SCATTERED):
                 kind = "reduce-scatter"
-            group = _group(instruction, devices)
+            between = instruction.opcode == "send"
+            group = _slices(instruction, slices) if between else _group(instruction, inside)
             if group > 1:
-                arrays = where.operand_arrays(instruction)
-                found.append(Collective(kind, arrays, group, times, instruction.op_name))
+                given = where.operand_arrays(instruction)
+                arrays = tuple(array for array in given if array.bytes)  # a token has none
+                found.append(Collective(kind, arrays, group, times, instruction.op_name, between))
     return found
 
 
@@ -109,12 +128,22 @@ def _parts(program: Program, computation: Computation) -> Iterator[tuple[Computa
 
 
 def _channel(instruction: Instruction) -> str:
+    if instruction.opcode == "send":  # whose channels have numbers of their own
+        return instruction.name
     return instruction.attribute(r"channel_id=(\d+)") or instruction.name
 
 
 def _kind(instruction: Instruction) -> str | None:
+    if instruction.opcode == "send":
+        return _BETWEEN.get(instruction.attribute(_TRANSFER))
     kind = instruction.opcode.removesuffix("-start").removeprefix("ragged-")
     return kind if kind in KINDS else None
+
+
+def _slices(instruction: Instruction, slices: int) -> int:
+    """The number of slices that exchange; all where the program does not say which."""
+    named = instruction.attribute(_TARGET)
+    return len(named.split(",")) if named else slices
 
 
 def _group(instruction: Instruction, devices: int) -> int:

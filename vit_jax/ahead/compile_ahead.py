@@ -27,14 +27,14 @@ from vit_jax.training.config import open_and_lock
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.report import bytes_a_device
 from vit_jax.training.resolve import check, resolve
-from vit_jax.training.sharding import AXES
+from vit_jax.training.sharding import AXES, number_of_slices
 
 LARGEST = 3  # collectives that the report names one by one
 
 
 def compile_ahead(
     config: ConfigDict,
-    platform: str,
+    platform: str | None = None,
     *,
     topology: str | None = None,
     mesh: Mapping[str, int] | None = None,
@@ -48,8 +48,9 @@ def compile_ahead(
 
     Args:
       config: see `vit_jax.training.config`.
-      platform: "tpu", "gpu" or "cpu".
-      topology: of a TPU, such as "v5e:16x16": kind and chips along each side.
+      platform: "tpu", "gpu" or "cpu"; None: "tpu", where there is a topology.
+      topology: of TPUs, such as "v5e:16x16", see `vit_jax.training.tpu_slices`; None:
+        `config.tpu_topology`.
       mesh: devices along each axis, the others 1; None: `config.mesh`.
       num_classes: of the data; None: by `config.model.num_classes`, or those of a data set that is
         known.
@@ -60,12 +61,27 @@ def compile_ahead(
         many classes there are.
     """
     check(config)
+    platform, topology = _place(config, platform, topology)
     config = _on_mesh(config, mesh)
     devices = devices_of(platform, topology, _count(config.mesh, platform))
     config = _resolved(config, num_classes, train_examples)
     load_model = functools.partial(described_model, num_classes=config.model.num_classes)
     experiment = Experiment(config, devices, load_model=load_model)
     return _report(experiment, platform, topology, compile_step(experiment))
+
+
+def _place(
+    config: ConfigDict, platform: str | None, topology: str | None
+) -> tuple[str, str | None]:
+    """What to compile for: as it is said, and else as the recipe says."""
+    if platform in (None, "tpu"):
+        topology = topology or config.tpu_topology
+    if platform is None and topology is None:
+        raise UserError(
+            "the recipe names no TPU (config.tpu_topology): say what to compile for, with "
+            "--topology, such as v5e:4x4, or --platform"
+        )
+    return platform or "tpu", topology
 
 
 def _on_mesh(config: ConfigDict, mesh: Mapping[str, int] | None) -> ConfigDict:
@@ -109,7 +125,7 @@ def _report(
     experiment: Experiment, platform: str, topology: str | None, found: Step | TooLarge
 ) -> Report:
     config, device = experiment.config, experiment.mesh.devices.flat[0]
-    devices = experiment.mesh.size
+    devices, slices = experiment.mesh.size, number_of_slices(experiment.mesh.devices.flat)
     state, every = experiment.state_factory, experiment.all_shapes()
     chip = hardware.chip(device)
     model_flops = experiment.training_flops() * config.data.batch_size / devices
@@ -119,6 +135,7 @@ def _report(
         topology=topology,
         device_kind=device.device_kind,
         devices=devices,
+        slices=slices,
         mesh=dict(experiment.mesh.shape),
         parameters=_size(every),
         trained=_size(state.shapes.params),
@@ -140,8 +157,8 @@ def _report(
     memory = _memory(found.compiled)
     program = parse(found.compiled.as_text())
     computed, moved = flops(program), bytes_accessed(program)
-    sent = collectives(program, devices)
-    sums = traffic(sent)
+    sent = collectives(program, devices, slices)
+    sums = traffic(x for x in sent if not x.between_slices)
     roof = None
     if chip is not None:
         total = sum(x.bytes for x in sums.values())
@@ -155,9 +172,10 @@ def _report(
         flops=computed.count,
         bytes_accessed=moved,
         collectives=sums,
+        between_slices=traffic(x for x in sent if x.between_slices),
         largest=_largest(sent),
         roofline=roof,
-        notes=_notes(program, computed),
+        notes=_notes(program, computed, slices),
         **common,
     )
 
@@ -181,7 +199,7 @@ def _largest(found: Sequence[Collective]) -> tuple[Collective, ...]:
     return tuple(sorted(found, key=lambda x: x.sent, reverse=True)[:LARGEST])
 
 
-def _notes(program: Program, computed: Flops) -> tuple[str, ...]:
+def _notes(program: Program, computed: Flops, slices: int) -> tuple[str, ...]:
     """What the numbers leave out."""
     notes = []
     if computed.unknown_kernels:
@@ -191,5 +209,9 @@ def _notes(program: Program, computed: Flops) -> tuple[str, ...]:
         notes.append(
             f"{program.unknown_loops} loops run as often as their data asks for and count once "
             "(random numbers of mixup, for example)"
+        )
+    if slices > 1:
+        notes.append(
+            "the least time is without what goes from slice to slice, whose rate is not known"
         )
     return tuple(notes)

@@ -63,6 +63,7 @@ class Report:
       topology: of a TPU.
       device_kind: as JAX names the devices.
       devices: how many.
+      slices: of TPUs, that they are of.
       mesh: devices along each axis.
       parameters: number of all, of which `trained` are trained.
       trained: number.
@@ -78,7 +79,8 @@ class Report:
       model_flops: what model and objective need for the batch, a device, counted on paper.
       forward_flops: of one image's forward pass, counted on paper.
       bytes_accessed: read and written in the device's memory.
-      collectives: by kind.
+      collectives: by kind, those within a TPU slice where there are several.
+      between_slices: by kind, those from slice to slice.
       largest: the collectives that send most.
       roofline: None also where the device's rates are not known.
       notes: what the numbers leave out.
@@ -89,6 +91,7 @@ class Report:
     topology: str | None
     device_kind: str
     devices: int
+    slices: int
     mesh: dict[str, int]
     parameters: int
     trained: int
@@ -105,13 +108,14 @@ class Report:
     flops: float | None = None
     bytes_accessed: float | None = None
     collectives: dict[str, Traffic] | None = None
+    between_slices: dict[str, Traffic] | None = None
     largest: tuple[Collective, ...] = ()
     roofline: Roofline | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def sent(self) -> float | None:
-        """Bytes that a device sends in a step; None where the step does not fit."""
+        """Bytes that a device sends within its slice in a step; None where it does not fit."""
         if self.collectives is None:
             return None
         return sum(x.bytes for x in self.collectives.values())

@@ -1,12 +1,13 @@
 """A report on a compiled train step, for people."""
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vit_jax.training.report import bytes_text
 
 if TYPE_CHECKING:
-    from vit_jax.ahead.report import Report
+    from vit_jax.ahead.report import Report, Traffic
 
 Line = tuple[str, str]
 
@@ -78,20 +79,25 @@ def _compute_lines(report: "Report") -> list[Line]:
 def _collective_lines(report: "Report") -> list[Line]:
     if report.collectives is None:
         return []
-    names = iter(["collectives"])
-    lines = [
-        (next(names, ""), f"{kind:20}{x.count:7} a step  {bytes_text(x.bytes):>12} sent")
-        for kind, x in report.collectives.items()
-    ]
-    lines = lines or [("collectives", "none")]
+    lines = _traffic_lines("collectives", report.collectives) or [("collectives", "none")]
+    lines += _traffic_lines("to slices", report.between_slices)
     for x in report.largest:
         arrays = " ".join(f"{a.dtype}[{','.join(map(str, a.shape))}]" for a in x.arrays[:3])
         more = "" if len(x.arrays) <= 3 else f" and {len(x.arrays) - 3} more"
         times = "once" if x.times == 1 else f"{x.times} times"
-        what = f"{x.kind} of {arrays}{more} among {x.group}, {times}"
+        of = " slices" if x.between_slices else ""
+        what = f"{x.kind} of {arrays}{more} among {x.group}{of}, {times}"
         lines.append(("  largest", f"{bytes_text(x.sent)}: {what}"))
         lines.append(("", f"  {_where(x.op_name)}"))
     return lines
+
+
+def _traffic_lines(name: str, sums: Mapping[str, "Traffic"]) -> list[Line]:
+    names = iter([name])
+    return [
+        (next(names, ""), f"{kind:20}{x.count:7} a step  {bytes_text(x.bytes):>12} sent")
+        for kind, x in sums.items()
+    ]
 
 
 def _roofline_lines(report: "Report") -> list[Line]:

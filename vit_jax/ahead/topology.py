@@ -6,27 +6,15 @@ compiled for is what is attached.
 """
 
 import os
-import re
 from collections.abc import Sequence
 
 import jax
 
 from vit_jax import naming
 from vit_jax.errors import UserError
+from vit_jax.training import tpu_slices
 
 PLATFORMS = ("cpu", "gpu", "tpu")
-_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-_DEEP = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
-# Usual sizes of slices, in chips, of the kinds whose devices the compiler counts as JAX does on a
-# TPU (of v4 it counts cores, and JAX chips). Source: cloud.google.com/tpu/docs/{v2,...,tpu7x}.
-TOPOLOGIES = {
-    "v2": ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16"),
-    "v3": ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16", "16x32", "32x32"),
-    "v5e": _FLAT,
-    "v5p": _DEEP,
-    "v6e": _FLAT,
-    "tpu7x": _DEEP,
-}
 # What libtpu asks of the machine it believes to be on. It is read once, when libtpu is loaded.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -41,7 +29,7 @@ def devices_of(platform: str, topology: str | None, count: int | None) -> Sequen
 
     Args:
       platform: one of `PLATFORMS`.
-      topology: of a TPU, such as "v5e:16x16": kind and chips along each side.
+      topology: of a TPU, such as "v5e:16x16", see `vit_jax.training.tpu_slices`.
       count: how many, where the platform does not say; None: all.
 
     Raises:
@@ -61,7 +49,9 @@ def devices_of(platform: str, topology: str | None, count: int | None) -> Sequen
 def _tpus(topology: str | None) -> Sequence[jax.Device]:
     from jax.experimental import topologies
 
-    kind, sides = _parsed(topology)
+    if topology is None:
+        raise UserError(f"compiling for TPUs needs a topology, {tpu_slices.EXAMPLES}")
+    wanted = tpu_slices.parse(topology)
     try:
         import libtpu  # noqa: F401, topologies says less where it is missing
     except ImportError as error:
@@ -72,31 +62,17 @@ def _tpus(topology: str | None) -> Sequence[jax.Device]:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # By default a host has 2 x 2 chips, which fewer chips cannot be made of.
-    host = {"chips_per_host_bounds": [1, 1, 1]} if sides.count("1") == len(sides) else {}
+    options = {"chips_per_host_bounds": [1, 1, 1]} if set(wanted.sides) == {1} else {}
+    if wanted.count > 1:
+        options["num_slices"] = wanted.count
     try:
-        found = topologies.get_topology_desc(topology, platform="tpu", **host)
+        found = topologies.get_topology_desc(wanted.one, platform="tpu", **options)
     except Exception as error:  # of several types; the text says what
         raise UserError(
             f"libtpu has no topology {topology!r} ({str(error).splitlines()[0]}); usual ones of "
-            f"{kind} are {', '.join(TOPOLOGIES[kind])}"
+            f"{wanted.kind} are {', '.join(tpu_slices.TOPOLOGIES[wanted.kind])}"
         ) from error
     return found.devices
-
-
-def _parsed(topology: str | None) -> tuple[str, list[str]]:
-    """The kind of TPU and the chips along each side."""
-    examples = "such as v5e:16x16 or v5p:4x4x4"
-    if topology is None:
-        raise UserError(f"compiling for TPUs needs a topology, {examples}")
-    kind, _, shape = topology.partition(":")
-    if kind not in TOPOLOGIES:
-        raise UserError(f"topology {topology!r}: {naming.unknown('TPU', kind, TOPOLOGIES)}")
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", shape):
-        raise UserError(
-            f"topology {topology!r}: expected KIND:SIDES, {examples}; usual ones of {kind} are "
-            f"{', '.join(TOPOLOGIES[kind])}"
-        )
-    return kind, shape.split("x")
 
 
 def _cpus(count: int | None) -> Sequence[jax.Device]:

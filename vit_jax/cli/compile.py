@@ -24,9 +24,13 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="the recipe, a .py file")
-    parser.add_argument("--platform", required=True, choices=("tpu", "gpu", "cpu"))
     parser.add_argument(
-        "--topology", metavar="KIND:SIDES", help="of the TPU, such as v5e:16x16 or v5p:4x4x4"
+        "--platform", choices=("tpu", "gpu", "cpu"), help="(default: tpu, where a topology is said)"
+    )
+    parser.add_argument(
+        "--topology",
+        metavar="KIND:SIDES",
+        help="of the TPU, such as v5e:16x16 or v5p:4x4x4 (default: the recipe's)",
     )
     parser.add_argument(
         "--mesh", metavar="AXIS=N,...", help="such as data=64,fsdp=4 (default: the recipe's)"
@@ -47,7 +51,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     mesh = None if arguments.mesh is None else _mesh(arguments.mesh)
     import jax
 
-    if arguments.platform == "tpu":  # a chip that is attached is left to others
+    if arguments.platform != "gpu":  # a TPU that is attached is left to others
         jax.config.update("jax_platforms", "cpu")
     from vit_jax.ahead.compile_ahead import compile_ahead
     from vit_jax.training.config import load_config

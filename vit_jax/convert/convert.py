@@ -1,7 +1,7 @@
 """From a source to a converted folder, and from a module with its variables to any folder."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def save_pretrained(
     *,
     format: str = "vit_jax",
     preprocessing: Preprocessing | str,
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Writes a module and its variables; the inverse of `from_pretrained`.
 
@@ -71,14 +72,16 @@ def save_pretrained(
             `export.export`).
         preprocessing: how the model's images are prepared, or the registered name of a model
             whose images are prepared in the same way.
+        class_names: what its outputs are called, one name each; None where nobody knows.
 
     Raises:
-        UserError: there is no such name, the folder is not free, or the format cannot hold the
-            model.
+        UserError: there is no such name, there are more or fewer class names than classes, the
+            folder is not free, or the format cannot hold the model.
     """
     if isinstance(preprocessing, str):
         preprocessing = registry.preprocessing(preprocessing)
-    model = folder.Model(module, variables["params"], preprocessing)
+    names = None if class_names is None else tuple(class_names)
+    model = folder.Model(module, variables["params"], preprocessing, class_names=names)
     if format == "vit_jax":
         folder.save(output, model)
     else:

@@ -18,6 +18,10 @@ class CheckpointFileError(UserError):
         return f"cannot read {self.path}: {self.cause}"
 
 
+class NoCheckpointError(CheckpointFileError):
+    """A folder without anything that may be a checkpoint."""
+
+
 def listed(names: Iterable[str], limit: int = 8) -> str:
     """Returns names for an error message: the first `limit`, quoted, and how many more."""
     names = list(names)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vit_jax.convert import own, params
+from vit_jax.convert import class_names, own, params
 from vit_jax.convert.folder import Model, check_free, whole
 from vit_jax.convert.layouts import LAYOUTS, Layout, Source
 from vit_jax.convert.layouts.base import Json, check_expressed
@@ -100,7 +100,10 @@ def _written(model: Model, layout: Layout) -> tuple[Table, dict[str, Json]]:
     """Table and files; reading them back must give the same module."""
     module = model.module
     table = layout.write_table(module)
-    files = layout.write_files(module, model.preprocessing)
+    files = {
+        name: class_names.written(content, model.class_names)
+        for name, content in layout.write_files(module, model.preprocessing).items()
+    }
     tensors = outward(params.by_path(model.params), table)
     back, _ = layout.read(Source(Path(), tensors, files.get("config.json")))
     check_expressed(module, layout, back)

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,11 @@ RANGES = {
     "name": ranges.or_none(ranges.TEXT),
     "module": ranges.TEXT,
     **dict.fromkeys(("hyper_parameters", "preprocessing", "origin"), OBJECT),
+    "class_names": ranges.or_none(ranges.several(ranges.TEXT)),
+    "probabilities": ranges.one_of(("softmax", "sigmoid")),
 }
+# Of keys that the first files did not have.
+DEFAULTS = {"class_names": None, "probabilities": "softmax"}
 LIBRARIES = ("vit_jax", "jax", "flax", "orbax-checkpoint", "numpy")
 
 
@@ -49,6 +53,12 @@ class Model:
         preprocessing: how its images are prepared.
         name: its registered name, where it has one.
         origin: where the weights came from, for people: names and strings.
+        class_names: what its outputs are called, one name each; None where nobody knows.
+        probabilities: what makes them of logits: "softmax", or "sigmoid" where each class was
+            learned by itself.
+
+    Raises:
+        UserError: there is not one name for each output.
     """
 
     module: PlainModule
@@ -56,6 +66,20 @@ class Model:
     preprocessing: registry.Preprocessing
     name: str | None = None
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
+    probabilities: str = "softmax"
+
+    def __post_init__(self):
+        _check_names(self.class_names, self.module)
+
+
+def _check_names(names: Sequence[str] | None, module: PlainModule) -> None:
+    """Raises UserError for names that are not one for each output."""
+    if names is not None and len(names) != module.num_classes:
+        raise UserError(
+            f"class_names has {len(names)} names, and the model num_classes={module.num_classes}: "
+            "give one for each, or None"
+        )
 
 
 def is_converted(path: str | os.PathLike[str]) -> bool:
@@ -139,6 +163,8 @@ def describe(model: Model) -> dict[str, Any]:
         "hyper_parameters": {name: _plain(getattr(model.module, name)) for name in fields},
         "preprocessing": dataclasses.asdict(model.preprocessing),
         "origin": dict(model.origin),
+        "class_names": None if model.class_names is None else list(model.class_names),
+        "probabilities": model.probabilities,
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
 
@@ -167,7 +193,16 @@ def read(folder: str | os.PathLike[str]) -> Model:
         )
         params = checkpointer.restore(path, restore_args=as_numpy)
     _check_fits(path, params, module)
-    return Model(module, params, preprocessing, described["name"], described["origin"])
+    names = described["class_names"]
+    return Model(
+        module,
+        params,
+        preprocessing,
+        described["name"],
+        described["origin"],
+        None if names is None else tuple(names),
+        described["probabilities"],
+    )
 
 
 def _check_fits(path: Path, params: Mapping[str, Any], module: PlainModule) -> None:
@@ -188,7 +223,7 @@ def _check_fits(path: Path, params: Mapping[str, Any], module: PlainModule) -> N
 def read_description(
     folder: str | os.PathLike[str],
 ) -> tuple[PlainModule, registry.Preprocessing, Mapping[str, Any]]:
-    """Module, preprocessing and the whole of `model.json`; no parameter is read.
+    """Module, preprocessing and the whole of `model.json`, with defaults; no parameter is read.
 
     Raises:
         UserError: the folder holds no converted model, one of another version, or a damaged file.
@@ -198,6 +233,7 @@ def read_description(
         raise MissingFileError(f"{folder} holds no converted model: {DESCRIPTION} is missing there")
     described = read_json(folder, DESCRIPTION)
     assert described is not None
+    described = {**DEFAULTS, **described}
     if described.get("format") != VERSION:
         raise UserError(
             f"{folder / DESCRIPTION} has format {described.get('format')!r}, expected {VERSION}: "
@@ -210,6 +246,10 @@ def read_description(
         module = build(described["module"], described["hyper_parameters"])
     except UserError as error:
         raise UserError(f"hyper_parameters in {folder / DESCRIPTION}: {error}") from error
+    try:
+        _check_names(described["class_names"], module)
+    except UserError as error:
+        raise UserError(f"{folder / DESCRIPTION}: {error}") from error
     preprocessing = read_preprocessing(settings.part("preprocessing"), registry.Preprocessing())
     if preprocessing is None:
         raise settings.error("preprocessing", "expected mean and std in it")

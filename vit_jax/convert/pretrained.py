@@ -126,8 +126,8 @@ def load(
     dtype, scan = overrides.pop("param_dtype", None), overrides.get("scan", False)
     ranges.check({"param_dtype": dtype}, {"param_dtype": PARAM_DTYPE})
     if folder.is_converted(source):
-        _refuse_idle(source, mapping=mapping, revision=revision, key=key)
-        base = _cast(_agreeing(folder.read(source), model, source), dtype)
+        refuse_idle(source, mapping=mapping, revision=revision, key=key)
+        base = _cast(agreeing(folder.read(source), model, source), dtype)
     else:
         where = dict(revision=revision, key=key, cache_dir=cache_dir, offline=offline)
         told = None if mapping is None else own.identity(mapping, model)
@@ -137,20 +137,20 @@ def load(
     return override(base, **overrides)
 
 
-def _refuse_idle(source: str | os.PathLike[str], **options: Any) -> None:
-    """Raises UserError for an option that says how to read a source that is converted already."""
+def refuse_idle(source: str | os.PathLike[str], **options: Any) -> None:
+    """Raises UserError for an option of how to read others' weights, where a source is ours."""
     for name, value in options.items():
         if value is not None:
             raise UserError(
-                f"{name}={value!r} says how to read a source, and {source} is converted already: "
-                "leave it out"
+                f"{name}={value!r} says how to read weights of others, and {source} is a run or is "
+                "converted already: leave it out"
             )
 
 
-def _agreeing(
+def agreeing(
     found: Model, model: str | PlainModule | None, source: str | os.PathLike[str]
 ) -> Model:
-    """`found`, with the name `model`, if that is what it is.
+    """`found`, a model of this library's folders, with the name `model`, if that is what it is.
 
     Raises:
         UserError: it is another model.
@@ -190,7 +190,7 @@ def pretrained_preprocessing(
         UserError: see `load`.
     """
     if folder.is_converted(source):
-        _refuse_idle(source, mapping=mapping, revision=where.get("revision"), key=where.get("key"))
+        refuse_idle(source, mapping=mapping, revision=where.get("revision"), key=where.get("key"))
         return folder.read_description(source)[1]
     if mapping is not None:
         return own.identity(mapping, model).preprocessing
@@ -227,7 +227,7 @@ def read(source: Source, identity: Identity, dtype: Any = None, *, scan: bool = 
     mapping.fill(source.tensors, table, params.by_path(tree))
     module = module.clone(param_dtype=_widest(leaf.dtype for leaf in jax.tree.leaves(tree)))
     origin = {"source": os.fspath(source.path), "layout": identity.layout.name}
-    return Model(module, tree, identity.preprocessing, identity.name, origin)
+    return Model(module, tree, identity.preprocessing, identity.name, origin, identity.class_names)
 
 
 def _allocate(module: PlainModule, table: Table, source: Source, dtype: Any) -> dict[str, Any]:
@@ -287,7 +287,10 @@ def override(model: Model, **overrides: Any) -> tuple[Model, Adaptation]:
     with jax.enable_x64(wide):  # else what is drawn or resampled would be rounded
         old, tree = restack(model.module, model.params, new.scan)
         tree, report = adapt(tree, old, new, **_announced(old, new), advice=ADVICE)
-    return dataclasses.replace(model, module=new, params=tree), report
+    other: dict[str, Any] = {}
+    if new.num_classes != model.module.num_classes:  # another head, of which nothing is known
+        other = dict(class_names=None, probabilities="softmax")
+    return dataclasses.replace(model, module=new, params=tree, **other), report
 
 
 def restack(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vit_jax.convert import class_names
 from vit_jax.convert.errors import listed
 from vit_jax.convert.hub import download, is_hub_id
 from vit_jax.convert.hub_ids import suggestion
@@ -43,12 +44,14 @@ class Identity:
         name: the model's registered name, where it has one.
         hyper_parameters: of the layout's class of modules; the others have their defaults.
         preprocessing: how its images are prepared.
+        class_names: what its outputs are called, or None.
     """
 
     layout: Layout
     name: str | None
     hyper_parameters: Mapping[str, Any]
     preprocessing: registry.Preprocessing
+    class_names: tuple[str, ...] | None = None
 
 
 def open_source(
@@ -131,7 +134,9 @@ def identify(source: Source, model: str | PlainModule | None = None) -> Identity
         taken = {key: told[key] for key in ("num_classes", *free) if key in told}
         hyper_parameters = {**given, **taken}
         _check_agrees(source, layout, model, hyper_parameters, told)
-    return Identity(layout, name, hyper_parameters, _preprocessing(source, layout, name))
+    preprocessing = _preprocessing(source, layout, name)
+    names = class_names.read(source, hyper_parameters.get("num_classes", 0))
+    return Identity(layout, name, hyper_parameters, preprocessing, names)
 
 
 def stands_for(

@@ -15,6 +15,7 @@ _HOMES = {
     "eval_batches": "vit_jax.data.pipeline",
     "eval_transform": "vit_jax.data.preprocessing",
     "open_source": "vit_jax.data.sources",
+    "own_rows": "vit_jax.data.prefetch",
     "prefetch_to_device": "vit_jax.data.prefetch",
     "preprocess": "vit_jax.data.preprocessing",
     "train_batches": "vit_jax.data.pipeline",

@@ -2,9 +2,9 @@
 
 Training sees an endless row of *positions* 0, 1, 2 ... Position p is the example at place
 `p % n` of epoch `p // n`'s permutation of the n examples; batch k holds the positions
-`[k * batch_size, (k + 1) * batch_size)`, and process i of P has the i-th of P equal parts of its
-rows. So the whole state of the pipeline is the number of the next batch: a run continues at any
-batch with any number of worker processes and hosts and sees the same bytes.
+`[k * batch_size, (k + 1) * batch_size)`, and a process reads the rows of it that are asked for. So
+the whole state of the pipeline is the number of the next batch: a run continues at any batch with
+any number of worker processes and hosts and sees the same bytes.
 
 With repeated augmentation, place q of an epoch shows example `q // repeats` of its permutation:
 each example that is seen in an epoch is seen `repeats` times, one after the other and hence mostly
@@ -30,7 +30,7 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -95,8 +95,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_batch: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     workers: int = 0,
     on_error: OnError = "stop",
     cache: bool = False,
@@ -107,12 +106,12 @@ def train_batches(
     Args:
       source: the examples.
       transform: from an encoded image to pixels.
-      batch_size: examples in a batch over all processes; `process_count` divides it.
+      batch_size: examples in a batch over all processes.
       seed: of order and augmentation, 0 or more.
       start_batch: the number of the first batch: that of the last one seen before an interruption,
         plus one.
-      process_index: which process this is, of
-      process_count: how many processes share each batch.
+      rows: which of 0 to batch_size - 1 this process needs, in this order, see `own_rows`; None:
+        all.
       workers: worker processes that load batches; 0: threads of this process do.
       on_error: what to do at an image that cannot be decoded. "stop": raise. "skip": the slot takes
         the next decodable example in order, with a warning in the log for each file.
@@ -123,18 +122,19 @@ def train_batches(
 
     Returns:
       A closable iterator of
-        image: uint8 (batch_size / process_count, height, width, channels)
-        what the transform marks, if it does: int32 (batch_size / process_count, ...)
-        label: int32 (batch_size / process_count,)
-        skipped: int32 (batch_size / process_count,), how many undecodable examples were passed over
-          to fill the slot; the slots with skipped > 0 are those whose own example is bad.
+        image: uint8 (rows, height, width, channels)
+        what the transform marks, if it does: int32 (rows, ...)
+        label: int32 (rows,)
+        skipped: int32 (rows,), how many undecodable examples were passed over to fill the slot; the
+          slots with skipped > 0 are those whose own example is bad.
 
     Raises:
       DecodeError: (from `next`) an image cannot be decoded, or with "skip", none can.
       LabelError: (from `next`) a label outside the classes.
-      UserError: a number is out of range, or `process_count` does not divide `batch_size`.
+      UserError: a number is out of range.
     """
-    _check(source, batch_size, process_index, process_count, workers, on_error)
+    chosen = _rows(batch_size, rows)
+    _check(source, workers, on_error)
     if not 0 <= seed < 2**64:
         raise UserError(f"seed is {seed}: expected 0 to 2**64 - 1")
     if start_batch < 0:
@@ -142,7 +142,7 @@ def train_batches(
     if repeats < 1:
         raise UserError(f"repeats is {repeats}: expected 1 or more")
     loader = _Loader(source, transform, on_error, cache)
-    load = _TrainBatch(loader, seed, batch_size, repeats, process_index, process_count)
+    load = _TrainBatch(loader, seed, batch_size, repeats, chosen)
     return _run(load, start_batch, FOREVER, workers)
 
 
@@ -151,36 +151,36 @@ def eval_batches(
     transform: Transform,
     *,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     workers: int = 0,
     on_error: OnError = "stop",
 ) -> BatchIterator:
     """Returns this process's part of one pass over all examples, in the source's order.
 
-    Every example is in exactly one row of one process. Every process gets the same number of
-    batches of the same shape; rows beyond the last example are zeros with mask 0.
+    Every example is in exactly one row. Every process gets the same number of batches; rows beyond
+    the last example are zeros with mask 0.
 
     Args:
       source: the examples.
       transform: from an encoded image to pixels.
-      batch_size: examples in a batch over all processes; `process_count` divides it.
-      process_index: which process this is, of
-      process_count: how many processes share each batch.
+      batch_size: examples in a batch over all processes.
+      rows: which of 0 to batch_size - 1 this process needs, in this order, see `own_rows`; None:
+        all.
       workers: worker processes that load batches; 0: threads of this process do.
       on_error: what to do at an image that cannot be decoded. "stop": raise. "skip": zeros with
         mask 0 and skipped 1, with a warning in the log.
 
     Returns:
       A closable iterator of what `train_batches` gives and
-        mask: float32 (batch_size / process_count,), 1 for a row that counts.
+        mask: float32 (rows,), 1 for a row that counts.
 
     Raises:
       DecodeError, LabelError, UserError: as `train_batches`.
     """
-    _check(source, batch_size, process_index, process_count, workers, on_error)
+    chosen = _rows(batch_size, rows)
+    _check(source, workers, on_error)
     loader = _Loader(source, transform, on_error, cache=False)
-    load = _EvalBatch(loader, batch_size, process_index, process_count)
+    load = _EvalBatch(loader, batch_size, chosen)
     return _run(load, 0, -(-len(source) // batch_size), workers)
 
 
@@ -282,22 +282,19 @@ class _TrainBatch:
         seed: int,
         batch_size: int,
         repeats: int,
-        process_index: int,
-        process_count: int,
+        rows: np.ndarray,
     ):
         self._loader = loader
         self._seed = seed
         self._batch_size = batch_size
         self._repeats = repeats
-        self._rows = batch_size // process_count
-        self._first_row = self._rows * process_index
+        self._rows = rows
 
     def __call__(self, number: int) -> Batch:
-        batch = self._loader.empty(self._rows)
+        batch = self._loader.empty(len(self._rows))
         randomness = _Randomness()
-        first = number * self._batch_size + self._first_row
-        for row in range(self._rows):
-            batch["skipped"][row] = self._fill(batch, row, first + row, randomness)
+        for row, position in enumerate(number * self._batch_size + self._rows):
+            batch["skipped"][row] = self._fill(batch, row, int(position), randomness)
         return batch
 
     def _fill(self, batch: Batch, row: int, position: int, randomness: _Randomness) -> int:
@@ -316,20 +313,20 @@ class _TrainBatch:
 class _EvalBatch:
     """Batch number -> this process's rows, with a mask."""
 
-    def __init__(self, loader: _Loader, batch_size: int, process_index: int, process_count: int):
+    def __init__(self, loader: _Loader, batch_size: int, rows: np.ndarray):
         self._loader = loader
         self._batch_size = batch_size
-        self._rows = batch_size // process_count
-        self._first_row = self._rows * process_index
+        self._rows = rows
 
     def __call__(self, number: int) -> Batch:
-        batch = self._loader.empty(self._rows)
-        batch["mask"] = np.zeros(self._rows, np.float32)
+        batch = self._loader.empty(len(self._rows))
+        batch["mask"] = np.zeros(len(self._rows), np.float32)
         randomness = _Randomness()
-        first = number * self._batch_size + self._first_row
-        for row in range(min(self._rows, len(self._loader.source) - first)):
-            rng = randomness.of(seed=0, epoch=0, index=first + row)
-            filled = self._loader.fill(batch, row, first + row, rng)
+        for row, index in enumerate(map(int, number * self._batch_size + self._rows)):
+            if index >= len(self._loader.source):
+                continue
+            rng = randomness.of(seed=0, epoch=0, index=index)
+            filled = self._loader.fill(batch, row, index, rng)
             batch["mask"][row] = filled
             batch["skipped"][row] = not filled
         return batch
@@ -380,21 +377,17 @@ def _mark_flags_as_parsed() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def _check(
-    source: Source,
-    batch_size: int,
-    process_index: int,
-    process_count: int,
-    workers: int,
-    on_error: str,
-) -> None:
-    if batch_size < 1 or process_count < 1 or batch_size % process_count:
-        raise UserError(
-            f"batch_size {batch_size} over {process_count} processes: expected a multiple of the "
-            "number of processes"
-        )
-    if not 0 <= process_index < process_count:
-        raise UserError(f"process_index is {process_index} of {process_count}")
+def _rows(batch_size: int, rows: Sequence[int] | None) -> np.ndarray:
+    """The rows that are read, int64."""
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}: expected 1 or more")
+    chosen = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
+    if not len(chosen) or chosen.min() < 0 or chosen.max() >= batch_size:
+        raise UserError(f"rows are {rows}: expected one or more of 0 to {batch_size - 1}")
+    return chosen
+
+
+def _check(source: Source, workers: int, on_error: str) -> None:
     if workers < 0:
         raise UserError(f"workers is {workers}: expected 0 or more")
     if on_error not in ("stop", "skip"):

@@ -14,6 +14,33 @@ from vit_jax.errors import UserError
 _END = object()
 
 
+def own_rows(sharding: Sharding, count: int) -> np.ndarray:
+    """Returns which of `count` rows lie on the devices of this process, in order.
+
+    They need not be neighbours, nor this process's alone. The hosts of a TPU slice are blocks of its
+    grid, and a mesh axis is a line or a plane of it: on 4 x 4 chips, four to a host, each row of
+    data=4, tensor=4 lies on two hosts.
+    """
+    held = np.zeros(count, bool)
+    for (rows,) in sharding.addressable_devices_indices_map((count,)).values():
+        held[rows] = True
+    return np.flatnonzero(held)
+
+
+def to_devices(sharding: Sharding, own: np.ndarray) -> jax.Array:
+    """Returns the array of all processes, of which `own` has this one's rows, see `own_rows`."""
+    devices = len(sharding.device_set)
+    count = len(own) * devices // len(own_rows(sharding, devices))
+    rows = own_rows(sharding, count)
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = index[0].indices(count)
+        first = np.searchsorted(rows, start)
+        return own[first : first + stop - start]
+
+    return jax.make_array_from_callback((count, *own.shape[1:]), sharding, part)
+
+
 class DeviceIterator(Iterator[dict[str, jax.Array]]):
     """Iterates over batches of global arrays; made by `prefetch_to_device`.
 
@@ -68,13 +95,13 @@ def prefetch_to_device(
     """Moves batches to the devices in a background thread.
 
     Args:
-      iterator: batches of this process's rows, as `train_batches` gives them.
+      iterator: batches of this process's rows, `own_rows`, as `train_batches` gives them.
       sharding: of every array: rows over devices, such as NamedSharding(mesh, P("data")).
       size: how many batches may wait on the devices.
 
     Returns:
       A closable iterator of the same dicts with global `jax.Array`s: their rows are those of all
-      processes, in the order of the processes.
+      processes, in their order in the batch.
 
     Raises:
       UserError: `size` is less than 1.
@@ -93,10 +120,7 @@ def _fill(
     """The thread: puts batches, then `_END` or the exception that ended them."""
     try:
         for batch in iterator:
-            arrays = {
-                name: jax.make_array_from_process_local_data(sharding, rows)
-                for name, rows in batch.items()
-            }
+            arrays = {name: to_devices(sharding, rows) for name, rows in batch.items()}
             if not _put(waiting, arrays, stop):
                 return
         last = _END

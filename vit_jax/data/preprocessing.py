@@ -4,6 +4,7 @@ The resizes and crops are those of torchvision, timm and Transformers on Pillow 
 `vit_jax.models.Preprocessing` says which of them a model was made with.
 """
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from vit_jax.data.decode import decode_pillow
-from vit_jax.data.transforms import build_transform
+from vit_jax.data.transforms import Resize, ResizeSmall, build_transform
 from vit_jax.errors import MissingFileError, UserError
 
 if TYPE_CHECKING:  # what reads pictures, in many worker processes, needs neither JAX nor Flax
@@ -35,6 +36,32 @@ def eval_transform(preprocessing: "Preprocessing") -> str:
       A spec for `vit_jax.data.build_transform`.
     """
     return _TRANSFORMS[preprocessing.crop_mode].format(preprocessing.crop_pct)
+
+
+def described(spec: str, usual: "Preprocessing") -> "Preprocessing | None":
+    """The preprocessing that a transform of evaluation is; the inverse of `eval_transform`.
+
+    Args:
+      spec: such as "resize" or "resize_small(0.875)|center_crop".
+      usual: has the other choices: mean, std, interpolation.
+
+    Returns:
+      `usual` with the spec's `crop_mode` and `crop_pct`; None for a transform that no choice of
+      these is.
+
+    Raises:
+      UserError: the spec does not parse.
+    """
+    found = build_transform(spec, 1).operations
+    shares = [x.crop_pct for x in found if isinstance(x, Resize | ResizeSmall)]
+    if len(shares) != 1:
+        return None
+    for mode, pattern in _TRANSFORMS.items():
+        same = build_transform(pattern.format(shares[0]), 1).operations
+        # Nothing is left to crop of what was resized to the target's size.
+        if found == same or found == (Resize(1.0),) == same[:1]:
+            return dataclasses.replace(usual, crop_mode=mode, crop_pct=shares[0])
+    return None
 
 
 def preprocess(

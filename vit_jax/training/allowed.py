@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from vit_jax import models, naming, objectives, ranges
 from vit_jax.data.transforms import INTERPOLATIONS
 from vit_jax.ranges import POSITIVE, RATE, TEXT, TRUE_OR_FALSE, Range, or_none, whole
-from vit_jax.training import lora, optim, schedules, sharding, trace
+from vit_jax.training import lora, optim, schedules, sharding, tpu_slices, trace
 from vit_jax.training.overrides import flat_keys, value_of
 
 INIT_CHANGES = ("resampled", "drawn", "left_out", "hyper_parameters")
@@ -44,6 +44,7 @@ RANGES: dict[str, Range] = {
     "ema_decay": RATE,
     "accumulate_steps": whole(1),
     **{f"mesh.{axis}": sharding.MESH_SIZE for axis in sharding.AXES},
+    "tpu_topology": or_none(tpu_slices.NAME),
     "checkpoint.every_steps": or_none(whole(1)),
     "checkpoint.every_epochs": or_none(POSITIVE),
     "checkpoint.keep_last": whole(1),

@@ -51,6 +51,9 @@ def base_config() -> ConfigDict:
     config.accumulate_steps = 1  # micro-batches whose gradients are averaged before one update
     # Devices along each axis, one of them -1 for the rest; see vit_jax/training/sharding.py.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "sequence": 1, "tensor": 1})
+    # The TPU that the recipe is meant for, such as "v5e:4x4": what `vit-jax compile` compiles for
+    # where it is told of none. A run takes the devices that there are.
+    config.tpu_topology = None
     # A parameter's dimension that the mesh axes do not divide is left whole (the parameter table
     # printed at the start shows it).
     config.sharding_rules = ConfigDict(RULE_DEFAULTS)  # mesh axes of each logical axis

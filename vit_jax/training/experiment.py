@@ -32,7 +32,6 @@ class Experiment:
       objective: what is learned.
       mesh: the device mesh.
       batch_axes: the mesh axes that split a batch.
-      batch_shards: into how many parts they split it.
       batch_sharding: of every array of a batch.
       replicated: of what every device holds as a whole.
       state_factory: shapes, shardings and creation of the state.
@@ -63,8 +62,7 @@ class Experiment:
         self.batch_axes = rules["batch"]
         self.batch_sharding = sharding.batch_sharding(self.mesh, rules)
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
-        self.batch_shards = sharding.batch_shards(self.mesh, rules)
-        resolve.check_batches(config, self.batch_shards, jax.process_count())
+        resolve.check_batches(config, sharding.batch_shards(self.mesh, rules))
         self.module = build_module(config.model)
         self.image_shape = (*_pair(self.module.img_size), self.module.in_chans)
         self.mean_std = _mean_std(config, self.module.in_chans)
@@ -119,13 +117,13 @@ class Experiment:
         row = {name: x[0] for name, x in self._train_transform.empty(1).items()}
         scalar = jax.ShapeDtypeStruct((), jnp.int32)
         rows = {**row, "label": scalar, "skipped": scalar}
-        sizes = {**dict.fromkeys(rows, self.config.data.batch_size), "stop": self.batch_shards}
-        return {
-            name: jax.ShapeDtypeStruct(
-                (sizes[name], *x.shape), x.dtype, sharding=self.batch_sharding
-            )
-            for name, x in {**rows, "stop": scalar}.items()
+        size, place = self.config.data.batch_size, self.batch_sharding
+        shapes = {
+            name: jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=place)
+            for name, x in rows.items()
         }
+        wishes = sharding.one_a_device(self.mesh)
+        return shapes | {"stop": scalar.update(shape=(self.mesh.size,), sharding=wishes)}
 
     def constant_shapes(self) -> Any:
         """Returns shapes, dtypes and shardings of the objective's constants."""
@@ -170,7 +168,7 @@ class Experiment:
             on_error=c.on_error,
             cache=c.cache,
             repeats=c.repeats,
-            **_processes(),
+            rows=data.own_rows(self.batch_sharding, c.batch_size),
         )
         with self._on_devices(batches) as prefetched:
             yield prefetched
@@ -185,7 +183,7 @@ class Experiment:
             batch_size=c.eval_batch_size,
             workers=c.workers,
             on_error=c.on_error,
-            **_processes(),
+            rows=data.own_rows(self.batch_sharding, c.eval_batch_size),
         )
         with self._on_devices(batches) as prefetched:
             yield prefetched
@@ -296,7 +294,3 @@ def _placeholder(image_shape: tuple[int, int, int]) -> Batch:
 def _lengths(config: ConfigDict) -> tuple[int, float]:
     """Total steps, and a length of the epoch that is of no effect: durations are in steps."""
     return config.total_steps, 1.0
-
-
-def _processes() -> dict[str, int]:
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 from pathlib import Path
@@ -24,6 +25,7 @@ from vit_jax.training.checkpoint import Checkpoints, saved_steps
 from vit_jax.training.evaluation import Evaluator
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.init_from import initial_state
+from vit_jax.training.load_teacher import load_model
 from vit_jax.training.metrics import MetricWriter, ProgressBar
 from vit_jax.training.monitor import Monitor, NonFiniteError
 from vit_jax.training.preemption import Preemption
@@ -89,7 +91,8 @@ def _run(config: ConfigDict, workdir: Path, preemption: Preemption) -> Result:
         for split in (config.data.train_split, config.data.eval_split)
     )
     config = resolve(config, len(train_source), train_source.num_classes)
-    experiment = Experiment(config)
+    teacher = functools.partial(load_model, class_names=train_source.class_names)
+    experiment = Experiment(config, load_model=teacher)
     _check_classes(experiment, train_source, eval_source)
     run_folder.claim(workdir, config)
     compilation_cache.enable(config.compilation_cache, workdir)
@@ -249,8 +252,7 @@ class _Run:
         return True
 
     def _wish_to_stop(self) -> jax.Array:
-        experiment = self._experiment
-        return self._preemption.wish(experiment.batch_sharding, experiment.batch_shards)
+        return self._preemption.wish(self._experiment.mesh)
 
     def _due(self, every: int | None) -> bool:
         """Whether something that happens every so many steps, and at the end, happens now."""

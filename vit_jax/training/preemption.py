@@ -2,9 +2,9 @@
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh
 
-from vit_jax.training import distributed
+from vit_jax.training import distributed, sharding
 from vit_jax.training.signals import StopSignals
 
 
@@ -13,7 +13,8 @@ class Preemption:
 
     Several processes have to stop after the same step, whichever of them was told. So each sends
     its wish along with the batch, the step reduces the wishes to one number, and all of them read
-    the same answer from the metrics of the same step. (JAX's preemption service would do it too,
+    the same answer from the metrics of the same step. There is a place for it on every device: rows
+    of the batch may lie on several processes, whose wishes may differ. (JAX's preemption service would do it too,
     but Orbax asks it from a background thread about earlier steps, and then the processes may come
     to different answers.)
     """
@@ -27,12 +28,13 @@ class Preemption:
         """Returns whether any process has been told to stop; waits until all of them ask."""
         return distributed.on_any(self._signals.told)
 
-    def wish(self, batch_sharding: NamedSharding, shards: int) -> jax.Array:
-        """Returns what goes into the batch as "stop": int32 (shards,), 1 from who was told."""
+    def wish(self, mesh: Mesh) -> jax.Array:
+        """Returns what goes into the batch as "stop": int32 (devices,), 1 from who was told."""
         told = self._signals.told
         if told not in self._wishes:
-            rows = np.full(shards // jax.process_count(), told, np.int32)
-            self._wishes[told] = jax.make_array_from_process_local_data(batch_sharding, rows)
+            self._wishes[told] = jax.make_array_from_callback(
+                (mesh.size,), sharding.one_a_device(mesh), lambda _: np.full(1, told, np.int32)
+            )
         return self._wishes[told]
 
     def decided(self, seen: bool) -> bool:

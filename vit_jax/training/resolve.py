@@ -86,24 +86,18 @@ def _may_be_missing(key: str) -> bool:
     return section in ("model", "objective") and name != "name"
 
 
-def check_batches(config: ConfigDict, shards: int, processes: int) -> None:
+def check_batches(config: ConfigDict, shards: int) -> None:
     """Looks whether batches can be split over the mesh.
 
     Args:
       config: resolved.
       shards: number of parts a batch is split into.
-      processes: number of processes, each of which reads its part.
 
     Raises:
       UserError: with the nearest sizes that can be.
     """
     for key, parts in (("batch_size", config.accumulate_steps), ("eval_batch_size", 1)):
         size, unit = config.data[key], shards * parts
-        if processes > 1 and unit % processes:
-            raise UserError(
-                f"the mesh splits a batch into {shards} parts, which {processes} processes cannot "
-                "share equally; make config.mesh.data or config.mesh.fsdp larger"
-            )
         if size % unit:
             below, above = size // unit * unit, -(-size // unit) * unit
             parts_text = f" times {parts} accumulation steps" if parts > 1 else ""

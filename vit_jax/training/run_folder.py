@@ -56,6 +56,7 @@ MAY_CHANGE = (
     "model.remat",
     "profile",
     "sharding_rules",
+    "tpu_topology",
 )
 
 

@@ -9,7 +9,7 @@ which mesh axes each name is split over.
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -98,8 +98,7 @@ def arrange(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
     Raises:
       UserError: the number of slices does not divide the size of `data`.
     """
-    tpus = [device for device in devices if device.platform == "tpu"]
-    slices = len({getattr(device, "slice_index", 0) for device in tpus}) or 1
+    slices = number_of_slices(devices)
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     if shape[0] % slices:
@@ -112,6 +111,12 @@ def arrange(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
     return mesh_utils.create_hybrid_device_mesh(
         within, between, devices, allow_split_physical_axes=True
     )
+
+
+def number_of_slices(devices: Iterable[Any]) -> int:
+    """Returns of how many TPU slices devices are; 1 where they are no TPUs."""
+    tpus = [device for device in devices if device.platform == "tpu"]
+    return len({getattr(device, "slice_index", 0) for device in tpus}) or 1
 
 
 def make_rules(table: Mapping[str, Any]) -> Rules:
@@ -282,6 +287,11 @@ def _spec_of_part(
 def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
     """Returns the sharding of arrays whose first axis is the batch."""
     return NamedSharding(mesh, PartitionSpec(rules["batch"] or None))
+
+
+def one_a_device(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of an array with one element for each device."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def batch_shards(mesh: Mesh, rules: Rules) -> int:

@@ -5,6 +5,7 @@ is gathered between steps.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from vit_jax.objectives.base import Batch, Metrics, Objective, OfBatch, PerExample
 from vit_jax.training.erase import erase
+from vit_jax.training.sharding import one_a_device
 from vit_jax.training.state import TrainState, keys
 
 Normalize = Callable[[Batch], Batch]
@@ -28,7 +30,7 @@ class TrainStep:
     """The jitted update, and what it is given beside state and batch.
 
     Attributes:
-      jitted: (state, batch, constants) -> (state, metrics).
+      jitted: names of a batch's arrays -> jitted (state, batch, constants) -> (state, metrics).
       constants: of the objective, on the devices.
     """
 
@@ -37,11 +39,11 @@ class TrainStep:
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """Makes one update; the state is donated."""
-        return self.jitted(state, batch, self.constants)
+        return self.jitted(frozenset(batch))(state, batch, self.constants)
 
     def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
         """Returns the program, traced and not compiled."""
-        return self.jitted.lower(state, batch, self.constants)
+        return self.jitted(frozenset(batch)).lower(state, batch, self.constants)
 
 
 def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Normalize:
@@ -94,7 +96,7 @@ def make_train_step(
       accumulate: number of micro-batches, which divides the rows on each device.
       ema_decay: of the running average; used where the state has one.
       state_shardings: of the state, before and after.
-      batch_sharding: of every array of the batch.
+      batch_sharding: of every array of the batch but "stop", which is one element a device.
       constants: of the objective, by name, on the devices; None where it has none.
     """
     train_key = keys(seed)[1]
@@ -134,12 +136,18 @@ def make_train_step(
     replicated = NamedSharding(batch_sharding.mesh, PartitionSpec())
     constants = constants or {}
     placed = jax.tree.map(lambda x: x.sharding, constants)
-    jitted = jax.jit(
-        step_fn,
-        donate_argnums=0,
-        in_shardings=(state_shardings, batch_sharding, placed),
-        out_shardings=(state_shardings, replicated),
-    )
+    stop_sharding = one_a_device(batch_sharding.mesh)
+
+    @functools.cache
+    def jitted(names: frozenset[str]) -> Any:
+        places = {name: stop_sharding if name == "stop" else batch_sharding for name in names}
+        return jax.jit(
+            step_fn,
+            donate_argnums=0,
+            in_shardings=(state_shardings, places, placed),
+            out_shardings=(state_shardings, replicated),
+        )
+
     return TrainStep(jitted, constants)
 
 

@@ -1,5 +1,50 @@
-"""Functions from arrays to pictures: plain arrays in, uint8 pictures out; no file is touched."""
+"""Functions from arrays to pictures, and to figures of matplotlib; `draw` alone touches files."""
 
-from vit_jax.visualize.reconstruction import reconstructions, to_pixels
+from vit_jax.visualize.attention import (
+    AttentionMap,
+    attention_figure,
+    attention_map,
+    on_grid,
+    queries,
+)
+from vit_jax.visualize.components import (
+    FeatureColors,
+    feature_colors,
+    features_figure,
+    principal_components,
+)
+from vit_jax.visualize.distance import attention_distance, distance_figure, prefix_share
+from vit_jax.visualize.filters import filters_figure, patch_filters, principal_filters
+from vit_jax.visualize.positions import position_table, positions_figure, similarity
+from vit_jax.visualize.reconstruction import reconstruction_figure, reconstructions, to_pixels
+from vit_jax.visualize.rollout import rollout, rollout_figure
+from vit_jax.visualize.seen import intermediates, plain_encoder, pooling_weights
 
-__all__ = ["reconstructions", "to_pixels"]
+__all__ = [
+    "AttentionMap",
+    "FeatureColors",
+    "attention_distance",
+    "attention_figure",
+    "attention_map",
+    "distance_figure",
+    "feature_colors",
+    "features_figure",
+    "filters_figure",
+    "intermediates",
+    "on_grid",
+    "patch_filters",
+    "plain_encoder",
+    "pooling_weights",
+    "position_table",
+    "positions_figure",
+    "prefix_share",
+    "principal_components",
+    "principal_filters",
+    "queries",
+    "reconstruction_figure",
+    "reconstructions",
+    "rollout",
+    "rollout_figure",
+    "similarity",
+    "to_pixels",
+]

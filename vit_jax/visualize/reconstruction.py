@@ -5,14 +5,20 @@ and the picture with the masked patches alone painted in.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vit_jax.errors import UserError
+from vit_jax.visualize.canvas import new_figure, show
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GREY = 128  # where a patch is masked
 GAP = 2  # white pixels between pictures
 WHITE = 255
+COLUMNS = ("picture", "what is seen", "what is painted", "painted where masked")
 
 
 def to_pixels(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
@@ -61,6 +67,27 @@ def reconstructions(
     framed = np.pad(row, [(0, 0), (0, 0), (GAP, 0), (GAP, 0), (0, 0)], constant_values=WHITE)
     sheet = framed.swapaxes(1, 2).reshape(b * (height + GAP), 4 * (width + GAP), channels)
     return np.pad(sheet, [(0, GAP), (0, GAP), (0, 0)], constant_values=WHITE)
+
+
+def reconstruction_figure(sheet: np.ndarray, title: str) -> "Figure":
+    """The rows of `reconstructions`, with what the columns are above them.
+
+    Args:
+        sheet: from `reconstructions`.
+        title: above all.
+    """
+    height, width = sheet.shape[:2]
+    figure = new_figure(8.0, 8.0 * height / width + 0.6)
+    figure.suptitle(title, fontsize=9)
+    axes = figure.subplots()
+    show(axes, sheet)
+    column = (width - GAP) / len(COLUMNS)
+    axes.set_xticks([GAP + column * (i + 0.5) for i in range(len(COLUMNS))], COLUMNS, fontsize=8)
+    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, left=False)
+    axes.tick_params(labelleft=False, length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    return figure
 
 
 def _check(images: np.ndarray, painted: np.ndarray, mask: np.ndarray) -> None:

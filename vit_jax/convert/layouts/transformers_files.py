@@ -6,7 +6,7 @@ those defaults (a test compares them with the library's).
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax import ranges
@@ -120,10 +120,12 @@ def write_square(module: Any, title: str) -> dict[str, Any]:
     return written
 
 
-def labels(count: int) -> dict[str, Any]:
-    """How Transformers writes the number of classes."""
-    names = {str(i): f"LABEL_{i}" for i in range(count)}
-    return {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
+def labels(names: int | Sequence[str]) -> dict[str, Any]:
+    """How Transformers writes the names of classes, or their number where nobody knows names."""
+    if isinstance(names, int):
+        names = [f"LABEL_{i}" for i in range(names)]
+    by_index = {str(i): name for i, name in enumerate(names)}
+    return {"id2label": by_index, "label2id": {name: int(i) for i, name in by_index.items()}}
 
 
 def read_preprocessing(source: Source) -> Preprocessing | None:

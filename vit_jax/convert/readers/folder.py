@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from vit_jax.convert.errors import CheckpointFileError, listed
+from vit_jax.convert.errors import CheckpointFileError, NoCheckpointError, listed
 from vit_jax.convert.hub_files import INDEX, STANDARD
 from vit_jax.convert.readers import formats
 from vit_jax.convert.readers.sharded import SHARD, read_index
@@ -22,7 +22,8 @@ def find_checkpoint(folder: str | os.PathLike) -> Path:
     """Returns the checkpoint file of a folder, or the index of its shards.
 
     Raises:
-      CheckpointFileError: there is none, or there are several.
+      NoCheckpointError: there is none.
+      CheckpointFileError: there are several, or one is in parts without an index.
     """
     folder = Path(folder)
     for name in STANDARD:
@@ -32,7 +33,7 @@ def find_checkpoint(folder: str | os.PathLike) -> Path:
     if not names:
         there = sorted(path.name for path in folder.iterdir())
         cause = f"the folder holds no checkpoint (there is {listed(there)}); expected "
-        raise CheckpointFileError(folder, f"{cause}one of {', '.join(formats.EXTENSIONS)}")
+        raise NoCheckpointError(folder, f"{cause}one of {', '.join(formats.EXTENSIONS)}")
     if orphan := next(filter(SHARD.fullmatch, names), None):
         index = SHARD.sub(r"\1\3", orphan) + INDEX
         cause = f"{orphan!r} is a part of a checkpoint, but the index {index!r} is missing"

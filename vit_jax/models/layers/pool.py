@@ -37,8 +37,13 @@ class AttentionPool(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Pools `(b, n, d)` to `(b, d)`."""
+    def __call__(
+        self, x: jax.Array, return_weights: bool = False
+    ) -> jax.Array | tuple[jax.Array, jax.Array]:
+        """Pools `(b, n, d)` to `(b, d)`; with `return_weights` also gives `(b, h, n)`.
+
+        Those are the shares of the tokens, head by head.
+        """
         b, _, d = x.shape
         heads = (self.num_heads, d // self.num_heads)
         common = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -52,7 +57,10 @@ class AttentionPool(nn.Module):
         query = jnp.broadcast_to(q(latent), (b, 1, *heads))
         key, value = jnp.moveaxis(kv(x), -3, 0)
         # One query has no (n, n) weights to avoid, so a fused kernel would gain nothing.
-        mixed, _ = attend(query.astype(key.dtype), key, value, backend="xla")
+        mixed, weights = attend(
+            query.astype(key.dtype), key, value, return_weights=return_weights, backend="xla"
+        )
         y = proj(mixed)
         norm = make_norm(self.norm_layer, epsilon=self.norm_eps, name="norm", **common)
-        return (y + Mlp(**self.mlp, **common, name="mlp")(norm(y)))[:, 0]
+        pooled = (y + Mlp(**self.mlp, **common, name="mlp")(norm(y)))[:, 0]
+        return (pooled, weights[:, :, 0]) if return_weights else pooled
