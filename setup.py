@@ -28,6 +28,8 @@ CORE = [
 TORCH = ["torch>=2.6", "timm>=1.0.31", "torchvision", "transformers>=5.0", "safetensors>=0.5"]
 GCS = ["gcsfs>=2026.9", "google-cloud-storage>=3.0"]
 S3 = ["s3fs>=2026.9"]
+PARQUET = ["pyarrow>=20"]
+VISUALIZE = ["matplotlib>=3.9"]
 TEST = [
     # The compiler of TPUs, which needs none; the tests that compile for them skip without it.
     "jax[tpu]; sys_platform == 'linux' and platform_machine == 'x86_64'",
@@ -36,6 +38,8 @@ TEST = [
     "tensorboard>=2.19",  # its reader checks our event files
     *GCS,
     *S3,
+    *PARQUET,
+    *VISUALIZE,
     "gcp-storage-emulator>=2024.8",  # an object store on this machine
     "moto[s3]>=5.1",  # another
     "flask>=3.0",  # which moto's server needs
@@ -67,6 +71,8 @@ setuptools.setup(
         "gcs": GCS,
         "s3": S3,
         "torch": TORCH,
+        "visualize": VISUALIZE,
+        "parquet": PARQUET,
         "test": TEST + ORACLES,
         "dev": TEST + ORACLES + ["build>=1.2", "ruff==0.17.5"],
     },
