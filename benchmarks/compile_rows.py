@@ -94,9 +94,11 @@ def line(name: str, row: Row) -> str:
     ]
     if row["fits"]:
         roof = row["roofline"]
+        between = sum(x["bytes"] for x in (row.get("between_slices") or {}).values())
+        to_slices = f", {between / 1e9:.2f} GB to slices" if between else ""
         cells += [
             f"{row['flops'] / 1e12:.1f} ({row['flops'] / row['model_flops']:.2f})",
-            f"{row['sent'] / 1e9:.2f} GB",
+            f"{row['sent'] / 1e9:.2f} GB{to_slices}",
             f"{1000 * roof['seconds']:.0f} ms ({roof['bound']})",
             f"{100 * roof['share']:.0f} %",
         ]

@@ -72,6 +72,7 @@ TABLE = (
     ("ViT-H/14", "v5p:4x4x4", "data=16,fsdp=4", 4096, DOTS),
     ("Swin-L", "v6e:16x16", "data=256", 1024, ""),
     ("Swin-L", "v5p:4x4x4", "data=64", 1024, ""),
+    ("ViT-L/16", "2xv5e:8x8", "data=32,fsdp=4", 2048, ""),
 )
 
 

@@ -56,7 +56,7 @@ def get_config() -> ConfigDict:
     config.schedule.initial_lr = 1e-6 / config.optim.lr  # --warmup-lr
     config.schedule.final_lr = 1e-5 / config.optim.lr  # --min-lr
     # --model-ema keeps an average of decay 0.99996 as well, which main.py does not evaluate.
-    config.tpu_topology = "v5e:4x4"
+    config.tpu_topology = "v5e:4x4"  # ours: 64 images a chip
 
     config.checkpoint.every_epochs = 5
     config.eval_every_epochs = 5

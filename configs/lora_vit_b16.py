@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     config.optim.lr = 5e-4  # table 9: 4e-4 or 5e-4
     config.schedule.name = "linear"  # table 9
     config.schedule.warmup_epochs = 1.8  # table 9: 6 % of the run
-    config.tpu_topology = "v5e:2x2"
+    config.tpu_topology = "v5e:2x2"  # ours: 32 images a chip
 
     config.checkpoint.every_epochs = 5
     config.eval_every_epochs = 5

@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
     config.optim.weight_decays = (("cls_token", 0.05), ("decoder/mask_token", 0.05))
     config.schedule.name = "cosine"
     config.schedule.warmup_epochs = 40
-    config.tpu_topology = "v5e:4x8"
+    config.tpu_topology = "v5e:8x8"  # ours: 64 images a chip
 
     config.checkpoint.every_epochs = 10
     config.checkpoint.best_metric = "loss"

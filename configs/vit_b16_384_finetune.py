@@ -59,7 +59,7 @@ def get_config() -> ConfigDict:
     config.optim.clip_norm = 1.0
     config.schedule.name = "cosine"
     config.schedule.warmup_steps = 500  # vit_jax/configs/common.py
-    config.tpu_topology = "v5e:4x8"
+    config.tpu_topology = "v5e:4x8"  # ours: 16 images a chip
 
     config.checkpoint.every_steps = 1000
     config.eval_every_steps = 2000

@@ -25,5 +25,5 @@ def get_config() -> ConfigDict:
     config.model.name = "vit_base_patch16_224"
     config.model.representation_size = 768  # as wide as the model, as in S/16
     config.model.scan = True
-    config.tpu_topology = "v5e:4x4"
+    config.tpu_topology = "v5e:4x4"  # ours: 64 images a chip
     return config

@@ -57,7 +57,7 @@ def get_config() -> ConfigDict:
     config.schedule.name = "linear"
     config.schedule.warmup_steps = 10_000
     config.schedule.final_lr = 1e-5 / 1e-3  # vit_jax/utils.py: linear_end
-    config.tpu_topology = "v5e:8x8"
+    config.tpu_topology = "v5e:8x8"  # ours: 64 images a chip
 
     config.checkpoint.every_steps = 5000
     config.eval_every_epochs = 5

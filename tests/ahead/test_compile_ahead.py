@@ -150,6 +150,7 @@ def test_a_teacher_that_is_not_here_and_has_no_name():
         (dict(platform="tpus"), "unknown platform 'tpus': did you mean 'tpu'"),
         (dict(mesh={"dat": 2}), "unknown mesh axis 'dat': did you mean 'data'"),
         (dict(mesh={"data": -1}), "say how many, as in --mesh data=4,fsdp=2"),
+        (dict(platform=None), r"names no TPU \(config\.tpu_topology\): say what to compile for"),
         (dict(topology="v5e:2x2"), "'v5e:2x2' is one of TPUs"),
         (dict(mesh={"data": 999}), "999 devices, and JAX has started with 8"),
         (dict(mesh={"data": 3}), "batch_size 32 is not divisible by 3"),

@@ -80,8 +80,11 @@ def test_flops_of_the_kernels_are_those_of_attention():
 
 @pytest.fixture(scope="module")
 def report():
-    config = plain("model.embed_dim=128", "data.batch_size=4096", "model.dtype=bfloat16")
-    return compile_ahead(config, "tpu", topology="v5e:2x2", mesh={"data": 2, "fsdp": 2})
+    """Of a recipe that says itself what it is meant for."""
+    place = ("tpu_topology=v5e:2x2", "mesh.fsdp=2")
+    return compile_ahead(
+        plain("model.embed_dim=128", "data.batch_size=4096", "model.dtype=bfloat16", *place)
+    )
 
 
 def test_a_train_step_compiles(report):
@@ -141,6 +144,14 @@ def test_traffic_does_not_grow_with_the_chips():
 def test_topologies_that_there_are_not(topology, message):
     with pytest.raises(UserError, match=message):
         devices_of("tpu", topology, None)
+
+
+def test_what_is_said_counts_more_than_the_recipe():
+    config = plain("tpu_topology=v5e:3x3")
+    with pytest.raises(UserError, match="libtpu has no topology 'v5e:3x3'"):
+        compile_ahead(config)
+    with pytest.raises(UserError, match="libtpu has no topology 'v5e:5x5'"):
+        compile_ahead(config, topology="v5e:5x5")
 
 
 @pytest.mark.parametrize("topology, devices", [("v5e:1x1", 1), ("v6e:16x16", 256), ("v3:2x2", 8)])
