@@ -6,9 +6,9 @@ Each row is `vit-jax compile` in a process of its own, whose compiler is libtpu'
 when it is done, and a second run makes those that are missing; `--only TEXT` makes the rows whose
 name has the text, anew. `--markdown` prints the table of what there is.
 
-Models compute in bfloat16 on parameters in float32, with AdamW, blocks scanned. Mixup is off: the
-sampler of its shares takes as long to compile as the model. The meshes are one sensible choice
-each, not the result of a search.
+Models compute in bfloat16 on parameters in float32, with AdamW, blocks scanned. Mixup is off:
+when the first rows were made its shares took as long to compile as the model. The meshes are one
+sensible choice each, not the result of a search.
 """
 
 from collections.abc import Iterator
