@@ -32,9 +32,11 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def add_source(parser: argparse.ArgumentParser) -> None:
+def add_source(
+    parser: argparse.ArgumentParser, what: str = "a path, hf-hub:owner/name or timm/name"
+) -> None:
     """Adds the arguments that say what is read."""
-    parser.add_argument("source", metavar="SOURCE", help="a path, hf-hub:owner/name or timm/name")
+    parser.add_argument("source", metavar="SOURCE", help=what)
     parser.add_argument(
         "--model", metavar="NAME", help="where the source does not say which model it is"
     )

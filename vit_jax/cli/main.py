@@ -18,8 +18,32 @@ from typing import TextIO
 
 import vit_jax
 from vit_jax.cli import compile as compile_command
-from vit_jax.cli import convert, evaluate, export, knn, memory, tpu, train, validate
+from vit_jax.cli import (
+    convert,
+    evaluate,
+    export,
+    features,
+    knn,
+    memory,
+    predict,
+    tpu,
+    train,
+    validate,
+)
 from vit_jax.errors import UserError
+
+COMMANDS = (
+    train,
+    evaluate,
+    predict,
+    features,
+    knn,
+    compile_command,
+    convert,
+    validate,
+    export,
+    tpu,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"vit-jax {vit_jax.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (train, evaluate, knn, compile_command, convert, validate, export, tpu):
+    for command in COMMANDS:
         command.add_parser(commands)
     arguments, rest = parser.parse_known_args(argv)
     if argv is None:

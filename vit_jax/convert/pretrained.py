@@ -72,13 +72,18 @@ def from_pretrained(
     loaded, report = load(source, model, **options)
     if report.resampled or report.drawn or report.left_out:
         _log.info("%s", report)
-    wide = any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(loaded.params))
+    check_not_rounded(loaded.params)
+    return loaded.module, {"params": _on_device(dict(loaded.params))}
+
+
+def check_not_rounded(tree: Mapping[str, Any]) -> None:
+    """Raises UserError for parameters of float64 while JAX does not have it."""
+    wide = any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(tree))
     if wide and not jax.config.jax_enable_x64:
         raise UserError(
             "the parameters are float64, which JAX would round: set "
             "jax.config.update('jax_enable_x64', True), or choose param_dtype='float32'"
         )
-    return loaded.module, {"params": _on_device(dict(loaded.params))}
 
 
 def _on_device(tree: dict[str, Any]) -> dict[str, Any]:

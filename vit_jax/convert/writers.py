@@ -55,7 +55,7 @@ def write_safetensors(
       UserError: a dtype or name that the format cannot hold.
       OSError: it cannot be written, as on a full disk. A file that was there stays.
     """
-    with _beside(Path(path)) as file:
+    with beside(Path(path)) as file:
         _safetensors(file, tensors, metadata)
 
 
@@ -118,7 +118,7 @@ def write_npz(path: str | os.PathLike, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not _is_number_of_numpy(tensor.dtype) and tensor.dtype != npz.BFLOAT16:
             raise UserError(f"{name!r} is {tensor.dtype}, which .npz cannot hold: use safetensors")
-    with _beside(Path(path)) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with beside(Path(path)) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, tensor in tensors.items():
             with archive.open(name + npz.SUFFIX, "w", force_zip64=True) as entry:
                 npy.write_array(entry, _values_of_npz(tensor), allow_pickle=False)
@@ -150,7 +150,7 @@ def write_torch(
             warnings.simplefilter("ignore")  # that the array must not be written to: it is not
             return torch.from_numpy(array.view(seen_as)).view(getattr(torch, kind))
 
-    with _beside(Path(path)) as file:
+    with beside(Path(path)) as file:
         try:
             found = {name: converted(tensor) for name, tensor in tensors.items()}
             torch.save(found if under is None else {under: found}, file)
@@ -225,7 +225,7 @@ def _check_free(folder: Path, stem: str, suffix: str) -> None:
 
 
 @contextlib.contextmanager
-def _beside(path: Path) -> Iterator[BinaryIO]:
+def beside(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which gets its name when all of it is on the disk."""
     with _placed([path]) as [place], _synced(place) as file:
         yield file

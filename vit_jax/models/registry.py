@@ -44,6 +44,21 @@ class Preprocessing:
         if self.crop_mode not in CROP_MODES:
             raise UserError(naming.unknown("crop_mode", self.crop_mode, CROP_MODES))
 
+    def for_channels(self, channels: int) -> "Preprocessing":
+        """The same for images of so many channels, where all channels have the same statistics.
+
+        Raises:
+            UserError: they differ, and are of another number of channels.
+        """
+        if len(self.mean) == len(self.std) == channels:
+            return self
+        if len({*self.mean}) > 1 or len({*self.std}) > 1:
+            raise UserError(
+                f"mean {self.mean} and std {self.std} are not those of images with {channels} "
+                "channels: give one number for each channel"
+            )
+        return dataclasses.replace(self, mean=self.mean[:1] * channels, std=self.std[:1] * channels)
+
 
 # As most models of ImageNet-1k are evaluated: Inception's preprocessing with its statistics.
 IMAGENET = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, crop_pct=0.875)

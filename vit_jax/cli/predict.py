@@ -1,0 +1,93 @@
+"""`vit-jax predict`: what pictures show."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from vit_jax.cli import arguments as common
+from vit_jax.cli.convert import add_source, source_options
+
+
+def to_stderr(text: str) -> None:
+    """Prints a sentence for the user; standard output is for results."""
+    print(text, file=sys.stderr)
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the subcommand to `vit-jax`."""
+    parser = commands.add_parser(
+        "predict",
+        help="classify pictures with any model",
+        description="Prints the most probable classes of each picture.",
+        allow_abbrev=False,
+    )
+    add_model(parser)
+    add_images(parser)
+    parser.add_argument(
+        "--top-k", type=int, default=5, metavar="K", help="classes of each picture (default: 5)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.set_defaults(run=run)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that say which model is meant: a run's, a converted one, or others'."""
+    add_source(parser, "folder of a run or of vit-jax convert, a weights file, a hub id")
+    group = parser.add_argument_group("of a run")
+    group.add_argument(
+        "--step",
+        default="last",
+        metavar="WHICH",
+        help="last, best or the number of a step (default: last)",
+    )
+    group.add_argument(
+        "--params",
+        default="ema",
+        choices=("ema", "trained"),
+        help="the running average where there is one, or what was trained (default: ema)",
+    )
+
+
+def model_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `add_model`, the source apart, as `vit_jax.open_model` takes them."""
+    options = source_options(arguments)
+    del options["source"]
+    return {**options, "which": arguments.step, "average": arguments.params == "ema"}
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that say which pictures are meant, and how they are gone through."""
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="files, folders, or patterns in quotes"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=32,
+        metavar="N",
+        help="pictures that are computed at once (default: 32)",
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out, and report, what cannot be decoded",
+    )
+
+
+def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs the subcommand; returns the exit code."""
+    common.refuse(rest)
+    from vit_jax.inference.predict import predictions, show
+
+    found = predictions(
+        arguments.source,
+        arguments.images,
+        arguments.top_k,
+        arguments.batch_size,
+        skip_unreadable=arguments.skip_unreadable,
+        report=to_stderr,
+        **model_options(arguments),
+    )
+    show(found, arguments.json)
+    return 0

@@ -1,0 +1,107 @@
+"""Features on the disk: `.npz` for NumPy, `.parquet` for tables.
+
+| | `.npz` | `.parquet` |
+|---|---|---|
+| paths | `paths`, text | column `path` |
+| features | `features`, (pictures, ...) | column `features`, a flat list of fixed length each |
+| shape of one | of `features` | `shape` in the metadata of the schema, as JSON |
+| classes by folder | `labels`, `class_names` | columns `label`, `class` |
+
+A file appears under its name only when all of it is on the disk.
+"""
+
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from vit_jax.convert.writers import beside
+from vit_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from vit_jax.inference.features import Features
+
+
+def check(output: str | os.PathLike[str]) -> None:
+    """Looks whether features can be written to a file, before they are computed.
+
+    Raises:
+        UserError: it is there already, ends otherwise than in `.npz` or `.parquet`, or needs a
+            library that is not installed.
+    """
+    path = Path(output)
+    if path.suffix not in WRITERS:
+        raise UserError(f"{path} ends in {path.suffix!r}: expected one of {', '.join(WRITERS)}")
+    if path.exists():
+        raise UserError(f"{path} is already there: choose another --output, or remove it")
+    if path.suffix == ".parquet":
+        _pyarrow()
+
+
+def write(output: str | os.PathLike[str], found: "Features") -> None:
+    """Writes features; see the module.
+
+    Raises:
+        UserError: see `check`; or the system refuses to write.
+    """
+    check(output)
+    path = Path(output)
+    try:
+        with beside(path) as file:
+            WRITERS[path.suffix](file, found)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from error
+
+
+def _write_npz(file: BinaryIO, found: "Features") -> None:
+    arrays = {"paths": np.asarray(_texts(found)), "features": found.features}
+    if found.labels is not None:
+        arrays.update(labels=found.labels, class_names=np.asarray(found.class_names))
+    np.savez(file, **arrays)
+
+
+def _write_parquet(file: BinaryIO, found: "Features") -> None:
+    pa = _pyarrow()
+    import pyarrow.parquet
+
+    flat = pa.array(found.features.reshape(-1))
+    size = int(np.prod(found.features.shape[1:]))
+    columns = {"path": _texts(found), "features": pa.FixedSizeListArray.from_arrays(flat, size)}
+    if found.labels is not None:
+        columns["label"] = found.labels
+        columns["class"] = [found.class_names[label] for label in found.labels]
+    shape = json.dumps(found.features.shape[1:])
+    table = pa.table(columns).replace_schema_metadata({"shape": shape})
+    pyarrow.parquet.write_table(table, file)
+
+
+WRITERS = {".npz": _write_npz, ".parquet": _write_parquet}
+
+
+def _texts(found: "Features") -> list[str]:
+    """The paths as text, which in a file is UTF-8.
+
+    Raises:
+        UserError: one is not.
+    """
+    for path in found.paths:
+        try:
+            os.fspath(path).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"the name of {os.fspath(path)!r} is no UTF-8: rename the file"
+            ) from error
+    return [os.fspath(path) for path in found.paths]
+
+
+def _pyarrow() -> ModuleType:
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise UserError(
+            f".parquet files need pyarrow ({error}): pip install vit_jax[parquet], or write .npz"
+        ) from error
+    return pyarrow
