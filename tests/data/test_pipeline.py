@@ -351,9 +351,7 @@ def test_evaluation_with_an_undecodable_example():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 5, "process_count": 2}, "batch_size 5 over 2 processes: .* multiple"),
-        ({"batch_size": 0}, "batch_size 0"),
-        ({"process_index": 1}, "process_index is 1 of 1"),
+        ({"batch_size": 0}, "batch_size is 0: expected 1 or more"),
         ({"workers": -1}, "workers is -1"),
         ({"on_error": "ignore"}, "on_error is 'ignore': expected 'stop' or 'skip'"),
         ({"seed": -1}, "seed is -1"),

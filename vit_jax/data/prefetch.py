@@ -17,9 +17,9 @@ _END = object()
 def own_rows(sharding: Sharding, count: int) -> np.ndarray:
     """Returns which of `count` rows lie on the devices of this process, in order.
 
-    They need not be neighbours, nor this process's alone. The hosts of a TPU slice are blocks of its
-    grid, and a mesh axis is a line or a plane of it: on 4 x 4 chips, four to a host, each row of
-    data=4, tensor=4 lies on two hosts.
+    They need not be neighbours, nor this process's alone. The hosts of a TPU slice are blocks of
+    its grid, and a mesh axis is a line or a plane of it: on 4 x 4 chips, four to a host, each row
+    of data=4, tensor=4 lies on two hosts.
     """
     held = np.zeros(count, bool)
     for (rows,) in sharding.addressable_devices_indices_map((count,)).values():

@@ -13,10 +13,10 @@ class Preemption:
 
     Several processes have to stop after the same step, whichever of them was told. So each sends
     its wish along with the batch, the step reduces the wishes to one number, and all of them read
-    the same answer from the metrics of the same step. There is a place for it on every device: rows
-    of the batch may lie on several processes, whose wishes may differ. (JAX's preemption service would do it too,
-    but Orbax asks it from a background thread about earlier steps, and then the processes may come
-    to different answers.)
+    the same answer from the metrics of the same step. There is a place for it on every device: a
+    row of the batch may lie on several processes, whose wishes may differ. (JAX's preemption
+    service would do it too, but Orbax asks it from a background thread about earlier steps, and
+    then the processes may come to different answers.)
     """
 
     def __init__(self, signals: StopSignals):
