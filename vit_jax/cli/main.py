@@ -29,6 +29,7 @@ from vit_jax.cli import (
     tpu,
     train,
     validate,
+    visualize,
 )
 from vit_jax.errors import UserError
 
@@ -37,6 +38,7 @@ COMMANDS = (
     evaluate,
     predict,
     features,
+    visualize,
     knn,
     compile_command,
     convert,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = 3
-COLUMNS = 8  # pictures side by side
+COLUMNS = 8  # pictures side by side, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +134,9 @@ def features_figure(
         title: above all.
     """
     size = pictures[0].shape[:2]
-    columns = min(len(pictures), COLUMNS)
+    blocks = -(-len(pictures) // COLUMNS)
+    columns = -(-len(pictures) // blocks)
     in_block = columns * (1 + len(places))
-    blocks = -(-len(pictures) // columns)
     figure, axes = picture_grid(blocks * in_block, columns, size, extra=(0.0, 0.4))
     figure.suptitle(title, fontsize=9)
     for i, picture in enumerate(pictures):

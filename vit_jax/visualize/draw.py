@@ -1,23 +1,31 @@
 """All kinds of pictures of a model, as files; what `vit-jax visualize` does."""
 
 import dataclasses
+import functools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
 from vit_jax import naming, storage
 from vit_jax.convert.folder import Model
+from vit_jax.convert.pretrained import check_not_rounded
 from vit_jax.data.preprocessing import preprocess
 from vit_jax.errors import UserError
+from vit_jax.inference.images import find_pictures
 from vit_jax.models.mae import MaskedAutoencoder
 from vit_jax.models.swin import SwinTransformer
 from vit_jax.models.vit import pair
 from vit_jax.objectives.mae import fixed_noise, paint
+from vit_jax.training import run_folder
+from vit_jax.training.trained import open_model
 from vit_jax.visualize import attention, components, distance, filters, positions, seen
+from vit_jax.visualize.canvas import new_figure
 from vit_jax.visualize.reconstruction import (
     reconstruction_figure,
     reconstructions,
@@ -28,6 +36,7 @@ from vit_jax.visualize.rollout import rollout, rollout_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+ALL = "all"
 IN_ONE = 64  # pictures of one figure
 
 
@@ -68,20 +77,154 @@ class Choices:
 Drawn = Iterator[tuple[str, "Figure"]]  # names of files without their ending
 
 
+def visualize(
+    source: str | os.PathLike[str],
+    images: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    what: Sequence[str] = (ALL,),
+    *,
+    layer: int | None = None,
+    heads: Sequence[int] = (),
+    foreground: float | None = None,
+    norm_pix_loss: bool | None = None,
+    report: Callable[[str], None] = print,
+    **options: Any,
+) -> list[Path]:
+    """Opens a model and draws it; see `draw`.
+
+    Args:
+        source: a run, a converted model, weights or a hub id, see `vit_jax.open_model`.
+        images: files, folders and patterns, see `inference.images.find_pictures`.
+        output: see `draw`.
+        what: see `draw`.
+        layer: see `Choices`.
+        heads: see `Choices`.
+        foreground: see `Choices`.
+        norm_pix_loss: see `Choices`; None takes what a run says, and False for other sources.
+        report: see `draw`.
+        **options: of `vit_jax.open_model`.
+
+    Raises:
+        UserError: see `draw`, and `vit_jax.open_model`.
+    """
+    files = [picture.path for picture in find_pictures(list(images))] if images else []
+    model = open_model(source, report=report, **options)
+    if norm_pix_loss is None:
+        norm_pix_loss = run_folder.holds_run(source) and _learned_normalised(source)
+    choices = Choices(layer, tuple(heads), foreground, norm_pix_loss)
+    return draw(model, files, output, what, choices, report)
+
+
+def _learned_normalised(run: str | os.PathLike[str]) -> bool:
+    return bool(run_folder.read_config(run).objective.get("norm_pix_loss", False))
+
+
+def draw(
+    model: Model,
+    files: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    what: Sequence[str] = (ALL,),
+    choices: Choices = Choices(),
+    report: Callable[[str], None] = print,
+) -> list[Path]:
+    """Draws a model and writes the pictures as PNG.
+
+    Args:
+        model: with its parameters and preprocessing.
+        files: pictures to look at; some kinds need none.
+        output: a folder, made where it is missing. Files of the same names are replaced.
+        what: names of `KINDS`; or "all", which leaves out, and reports, what the model does not
+            have.
+        choices: layer, heads and so on.
+        report: is given the path of each file, and what was left out.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: the model does not have what is asked for, there is no such layer or head, a
+            file cannot be read or written, or matplotlib is not installed.
+    """
+    new_figure(1, 1)  # where it cannot be had, nothing else is worth the wait
+    check_not_rounded(model.params)
+    kinds = _kinds(model, what, bool(files), report)
+    of_pictures = any(KINDS[name].of_pictures for name in kinds)
+    if "pca" in kinds and len(files) > IN_ONE:
+        raise UserError(f"{len(files)} pictures; pca shows at most {IN_ONE} in one figure")
+    pictures = read_pictures(files, model) if of_pictures else []
+    folder, written = _folder(output), []
+    model = dataclasses.replace(model, params=jax.device_put(model.params))
+    for name in kinds:
+        bar = tqdm(pictures, name, disable=None, leave=False)
+        for stem, figure in KINDS[name].draw(model, bar, choices):
+            written.append(_save(figure, folder / f"{stem}.png"))
+            with tqdm.external_write_mode():
+                report(os.fspath(written[-1]))
+    return written
+
+
+def _kinds(
+    model: Model, what: Sequence[str], has_files: bool, report: Callable[[str], None]
+) -> list[str]:
+    """The kinds to draw, in the order of `KINDS`."""
+    naming.check_known("kind of picture", what, (*KINDS, ALL))
+    found = []
+    for name, kind in KINDS.items():
+        if name not in what and ALL not in what:
+            continue
+        try:
+            kind.check(model)
+            if kind.of_pictures and not has_files:
+                raise UserError(f"{name} shows what a model makes of pictures: give some")
+        except UserError as error:
+            if name in what:
+                raise
+            report(f"left out: {error}")
+            continue
+        found.append(name)
+    return found
+
+
 def read_pictures(files: Sequence[str | os.PathLike[str]], model: Model) -> list[Picture]:
     """Reads and prepares files as the model's evaluation does.
 
     Raises:
         UserError: a file is missing or cannot be decoded.
     """
+    prep = model.preprocessing.for_channels(model.module.in_chans)
     stems = [Path(file).stem for file in files]
     pictures = []
-    for i, (file, stem) in enumerate(zip(files, stems)):
-        image = preprocess(file, model.preprocessing, pair(model.module.img_size))
-        pixels = to_pixels(image, model.preprocessing.mean, model.preprocessing.std)
+    for i, (file, stem) in enumerate(
+        zip(tqdm(files, "pictures", disable=None, leave=False), stems)
+    ):
+        try:
+            image = preprocess(file, prep, pair(model.module.img_size))
+        except OSError as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"cannot read {file}: {error.strerror or error}") from error
         name = stem if stems.count(stem) == 1 else f"{stem}_{i}"
-        pictures.append(Picture(name, image, pixels))
+        pictures.append(Picture(name, image, to_pixels(image, prep.mean, prep.std)))
     return pictures
+
+
+def _folder(output: str | os.PathLike[str]) -> Path:
+    if storage.is_remote(output):
+        raise UserError(f"{output}: pictures are written to a file system; copy them from there")
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error}") from error
+    return folder
+
+
+def _save(figure: "Figure", path: Path) -> Path:
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from error
+    return path
 
 
 def _attention(model: Model, pictures: Iterable[Picture], choices: Choices) -> Drawn:
@@ -205,14 +348,24 @@ def _reconstruction(model: Model, pictures: Iterable[Picture], choices: Choices)
     grid = module.grid()
     for picture in pictures:
         images = picture.image[None]
-        noise = fixed_noise(images, grid[0] * grid[1])
-        output = module.apply({"params": model.params}, images, noise=noise)
-        painted = seen.as_numpy(paint(module, output.prediction, images, choices.norm_pix_loss))
-        mask = np.asarray(output.mask).reshape(-1, *grid)
-        prep = model.preprocessing
+        painted, mask = map(
+            seen.as_numpy, _painted(module, model.params, images, choices.norm_pix_loss)
+        )
+        mask = mask.reshape(-1, *grid)
+        prep = model.preprocessing.for_channels(module.in_chans)
         sheet = reconstructions(images, painted, mask, prep.mean, prep.std)
         title = f"{picture.name}: {100 * mask.mean():.0f} % of the patches masked"
         yield f"{picture.name}_reconstruction", reconstruction_figure(sheet, title)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _painted(
+    module: MaskedAutoencoder, params: Any, images: jax.Array, norm_pix_loss: bool
+) -> tuple[jax.Array, jax.Array]:
+    """What is painted `(b, height, width, c)`, and the mask `(b, n)` that evaluations have."""
+    noise = fixed_noise(images, math.prod(module.grid()))
+    output = module.apply({"params": params}, images, noise=noise)
+    return paint(module, output.prediction, images, norm_pix_loss), output.mask
 
 
 def _autoencoder(model: Model) -> MaskedAutoencoder:
@@ -296,87 +449,3 @@ KINDS = {
     "filters": Kind(_filters, _has_filters, of_pictures=False),
     "reconstruction": Kind(_reconstruction, _autoencoder),
 }
-ALL = "all"
-
-
-def draw(
-    model: Model,
-    files: Sequence[str | os.PathLike[str]],
-    output: str | os.PathLike[str],
-    what: Sequence[str] = (ALL,),
-    choices: Choices = Choices(),
-    report: Callable[[str], None] = print,
-) -> list[Path]:
-    """Draws a model and writes the pictures as PNG.
-
-    Args:
-        model: with its parameters and preprocessing.
-        files: pictures to look at; some kinds need none.
-        output: a folder, made where it is missing. Files of the same names are replaced.
-        what: names of `KINDS`; or "all", which leaves out, and reports, what the model does not
-            have.
-        choices: layer, heads and so on.
-        report: is given the path of each file, and what was left out.
-
-    Returns:
-        The files.
-
-    Raises:
-        UserError: the model does not have what is asked for, there is no such layer or head, or a
-            file cannot be read or written.
-    """
-    kinds = _kinds(model, what, bool(files), report)
-    folder = _folder(output)
-    of_pictures = any(KINDS[name].of_pictures for name in kinds)
-    pictures = read_pictures(files, model) if of_pictures else []
-    if "pca" in kinds and len(pictures) > IN_ONE:
-        raise UserError(f"{len(pictures)} pictures; pca shows at most {IN_ONE} in one figure")
-    written = []
-    for name in kinds:
-        bar = tqdm(pictures, name, disable=None, leave=False)
-        for stem, figure in KINDS[name].draw(model, bar, choices):
-            written.append(_save(figure, folder / f"{stem}.png"))
-            with tqdm.external_write_mode():
-                report(os.fspath(written[-1]))
-    return written
-
-
-def _kinds(
-    model: Model, what: Sequence[str], has_files: bool, report: Callable[[str], None]
-) -> list[str]:
-    """The kinds to draw, in the order of `KINDS`."""
-    naming.check_known("kind of picture", what, (*KINDS, ALL))
-    found = []
-    for name, kind in KINDS.items():
-        if name not in what and ALL not in what:
-            continue
-        try:
-            kind.check(model)
-            if kind.of_pictures and not has_files:
-                raise UserError(f"{name} shows what a model makes of pictures: give some")
-        except UserError as error:
-            if name in what:
-                raise
-            report(f"left out: {error}")
-            continue
-        found.append(name)
-    return found
-
-
-def _folder(output: str | os.PathLike[str]) -> Path:
-    if storage.is_remote(output):
-        raise UserError(f"{output}: pictures are written to a file system; copy them from there")
-    folder = Path(output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error}") from error
-    return folder
-
-
-def _save(figure: "Figure", path: Path) -> Path:
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-    return path

@@ -79,8 +79,13 @@ def pooling_weights(
         Over the patches alone, or over all tokens where the model pools those
         (`pool_include_prefix`).
     """
+    return as_numpy(_pooling_weights(module, params, features))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _pooling_weights(module: VisionTransformer, params: Any, features: jax.Array) -> jax.Array:
     pooled = features if module.pool_include_prefix else features[:, module.num_prefix_tokens :]
     _, weights = module.apply(
         {"params": params}, pooled, method=lambda bound, x: bound.attn_pool(x, return_weights=True)
     )
-    return as_numpy(weights)
+    return weights
