@@ -84,6 +84,18 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_fail(tmp_path, monkeypa
     assert compilation_cache.place() == "off"
 
 
+def test_a_store_that_fails_in_its_own_way_is_none_either(place, tmp_path, monkeypatch):
+    """As where there are no credentials: gcsfs's and s3fs's errors are no OSError."""
+
+    def refuse(file, text):
+        raise RuntimeError("Invalid Credentials, 401\nrequest 12")
+
+    monkeypatch.setattr(storage, "replace_text", refuse)
+    with pytest.warns(UserWarning, match="programs are not kept: Invalid Credentials, 401$"):
+        compilation_cache.enable(place, tmp_path / "run")
+    assert compilation_cache.place() == "off"
+
+
 @pytest.mark.parametrize("wrong", ["", 3, False])
 def test_values_that_it_may_not_have(wrong):
     config = base_config()

@@ -29,6 +29,13 @@ def test_processes_that_do_not_meet(tmp_path, index, coordinator):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("coordinator", ["10.0.0.2", "10.0.0.2:", "host:http", "host:70000", ""])
+def test_an_address_that_is_none(coordinator):
+    manual = {"coordinator": coordinator, "num_processes": 2, "process_id": 0}
+    with pytest.raises(UserError, match=f"coordinator is '{coordinator}'; expected the host of"):
+        distributed.initialize(base_config().distributed.to_dict() | manual)
+
+
 def test_outside_of_any_cluster(monkeypatch):
     def nothing_found(*where, **options):
         raise ValueError("coordinator_address should be defined.")

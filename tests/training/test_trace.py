@@ -1,5 +1,6 @@
 """Where the time goes, and a trace that the reader of TensorBoard's profile page takes."""
 
+import contextlib
 import time
 
 import jax
@@ -9,7 +10,9 @@ import vit_jax
 from tests.training import tiny
 from vit_jax.errors import UserError
 from vit_jax.training import metrics
+from vit_jax.training.resolve import resolve
 from vit_jax.training.stopwatch import Stopwatch
+from vit_jax.training.trace import Trace
 
 
 def test_parts_add_up_to_the_time_that_passed(monkeypatch):
@@ -61,6 +64,26 @@ def test_the_trace_holds_the_steps_that_were_asked_for(run):
     events = [event for plane in planes for line in plane.lines for event in line.events]
     steps = {dict(event.stats).get("step_num") for event in events if event.name == "train"}
     assert steps == {2, 3, 4}
+
+
+@pytest.mark.parametrize("begin, end, told", [(1, 9, "2 to 4"), (3, 9, "3 to 4"), (1, 3, "2 to 3")])
+def test_it_says_which_steps_it_has(tmp_path, monkeypatch, begin, end, told):
+    """Of a run that was resumed within those asked for, or ended there."""
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: None)
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: None)
+    said = []
+    with contextlib.closing(Trace((2, 4), tmp_path, said.append)) as trace:
+        for number in range(begin, end + 1):
+            with trace.step(number, lambda: 0):
+                pass
+    assert said == [f"trace of steps {told}: {tmp_path / 'tensorboard'}"]
+
+
+def test_steps_that_there_are_not(tmp_path):
+    config = tiny.get_config()
+    config.update(total_steps=6, profile=(5, 7))
+    with pytest.raises(UserError, match=r"profile is \(5, 7\), and the run has 6 steps"):
+        resolve(config, 100, 10)
 
 
 def test_steps_that_make_no_sense(tmp_path):

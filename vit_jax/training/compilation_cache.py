@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 
 from vit_jax import storage
-from vit_jax.errors import UserError
 
 OFF = "off"
 NAME = ".jax_cache"
@@ -44,8 +43,9 @@ def enable(chosen: str | None, workdir: Path) -> None:
         return
     try:
         folder = _made(_beside(workdir) if chosen is None else storage.absolute(chosen))
-    except (OSError, UserError) as error:
-        warnings.warn(f"compiled programs are not kept: {error}", stacklevel=2)
+    except Exception as error:  # of whatever library, of stores too
+        why = storage.first_line(error)
+        warnings.warn(f"compiled programs are not kept: {why}", stacklevel=2)
         return
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
     if storage.is_remote(folder):  # XLA's own files are written by XLA, which knows no URLs

@@ -54,7 +54,8 @@ def initialize(config: Mapping[str, Any]) -> None:
     process with exit code 2: what waits is the inside of JAX, which raises nothing and aborts.
 
     Raises:
-      UserError: only some of the three values are given, or JAX finds no others by itself.
+      UserError: only some of the three values are given, the coordinator is no host and port, or
+        JAX finds no others by itself.
     """
     manual = {key: config[key] for key in ("coordinator", "num_processes", "process_id")}
     given = [key for key, value in manual.items() if value is not None]
@@ -63,10 +64,21 @@ def initialize(config: Mapping[str, Any]) -> None:
             f"config.distributed has {', '.join(given)}; expected all of {', '.join(manual)} and "
             "auto=False, or auto=True alone"
         )
+    if given:
+        _check_address(manual["coordinator"])
     if (given or config["auto"]) and not jax.distributed.is_initialized():
         _connect(manual, config["auto"], config["timeout_seconds"])
     if jax.distributed.is_initialized() and not isinstance(sys.excepthook, _ThenLeave):
         sys.excepthook = _ThenLeave(sys.excepthook)
+
+
+def _check_address(coordinator: str) -> None:
+    _, colon, port = coordinator.rpartition(":")
+    if not colon or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(
+            f"config.distributed.coordinator is {coordinator!r}; expected the host of process 0 "
+            "and a free port there, as 10.0.0.2:1234"
+        )
 
 
 def _connect(manual: Mapping[str, Any], auto: bool, timeout: int) -> None:
@@ -77,10 +89,10 @@ def _connect(manual: Mapping[str, Any], auto: bool, timeout: int) -> None:
         try:
             jax.distributed.initialize(*where, initialization_timeout=timeout + AFTER_OURS)
         except (ValueError, RuntimeError) as error:
+            said = str(error).rstrip(".")
             raise UserError(
-                f"no connection with other processes: {error}. Outside of TPU pods, Slurm, Open "
-                "MPI and Kubernetes, set config.distributed.coordinator, num_processes and "
-                "process_id"
+                f"no connection with other processes: {said}. Outside of TPU pods, Slurm, Open MPI "
+                "and Kubernetes, set config.distributed.coordinator, num_processes and process_id"
             ) from error
 
 

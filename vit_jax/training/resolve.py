@@ -31,6 +31,7 @@ def resolve(config: ConfigDict, train_examples: int, classes: int) -> ConfigDict
     _in_steps(config, "total", per_epoch, least=1)
     if config.total_steps is None:
         raise UserError("the length of the run is missing: set total_steps or total_epochs")
+    _check_profile(config.profile, config.total_steps)
     lengths(config.schedule, config.total_steps, per_epoch)  # while its epochs can be named
     for what, least in (
         ("schedule.warmup", 0),
@@ -46,6 +47,14 @@ def resolve(config: ConfigDict, train_examples: int, classes: int) -> ConfigDict
     if config.data.eval_batch_size is None:
         config.data.eval_batch_size = config.data.batch_size
     return config
+
+
+def _check_profile(steps: tuple[int, int] | None, total: int) -> None:
+    if steps is not None and steps[1] > total:
+        raise UserError(
+            f"profile is {tuple(steps)}, and the run has {total} steps: expected a first and a "
+            "last step of these"
+        )
 
 
 def _in_steps(config: ConfigDict, what: str, per_epoch: float, least: int) -> None:

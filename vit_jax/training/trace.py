@@ -44,6 +44,7 @@ class Trace:
         """
         self._steps, self._folder, self._say = steps, workdir / FOLDER, say
         self._local: Path | None = None
+        self._recorded = (0, 0)
 
     @contextlib.contextmanager
     def step(self, number: int, result: Callable[[], Any]) -> Iterator[None]:
@@ -59,8 +60,10 @@ class Trace:
         first, last = self._steps
         if self._local is None and first <= number <= last:
             self._start()
+            self._recorded = (number, number)
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
+        self._recorded = (self._recorded[0], number)
         if self._local is not None and number >= last:
             jax.block_until_ready(result())
             self.close()
@@ -78,7 +81,8 @@ class Trace:
         if self._local != self._folder:
             _move(self._local, self._folder)
         self._local = None
-        self._say(f"trace of steps {self._steps[0]} to {self._steps[1]}: {self._folder}")
+        first, last = self._recorded  # a run may begin or end within those asked for
+        self._say(f"trace of steps {first} to {last}: {self._folder}")
 
 
 def _move(local: Path, folder: Path) -> None:
