@@ -56,20 +56,32 @@ def path(place: str | os.PathLike[str]) -> Path:
       UserError: another kind of URL; one without a bucket, or that `pathlib` has shortened; or the
         library that reads it is not installed.
     """
-    text, scheme = os.fspath(place), _scheme(place)
+    scheme = check_text(place)
     if scheme is None:
         return Path(place)
-    if scheme not in SCHEMES:
+    _filesystem(scheme)
+    from etils import epath
+
+    return epath.Path(os.fspath(place).rstrip("/"))
+
+
+def check_text(place: str | os.PathLike[str]) -> str | None:
+    """Returns the scheme of a URL, None of a path; what reads it need not be installed.
+
+    Raises:
+      UserError: nothing, another kind of URL, or one without a bucket.
+    """
+    text, scheme = os.fspath(place), _scheme(place)
+    if not text:
+        raise UserError("'' is no path; expected one of a file system, gs://BUCKET/... or s3://...")
+    if scheme is not None and scheme not in SCHEMES:
         raise UserError(
             f"{text!r} is of the scheme {scheme!r}; expected a path of a file system, "
             "gs://BUCKET/... or s3://BUCKET/...; mount other storage and give the path"
         )
-    if not re.match(r"[a-z0-9]+://[^/]", text):
+    if scheme is not None and not re.match(r"[a-z0-9]+://[^/]", text):
         raise UserError(f"{text!r} has no bucket; expected {scheme}://BUCKET/..., as text")
-    _filesystem(scheme)
-    from etils import epath
-
-    return epath.Path(text.rstrip("/"))
+    return scheme
 
 
 def absolute(place: str | os.PathLike[str]) -> Path:

@@ -2,6 +2,7 @@
 
 --config.hold=N: waits after step N until there is a file "go" in the workdir.
 --config.fails_on=W: worker W fails in step 3.
+--config.show=NAME: prints a variable of the environment.
 """
 
 import os
@@ -18,6 +19,8 @@ signal.signal(signal.SIGTERM, lambda *_: told.append(1))
 os.makedirs(workdir, exist_ok=True)
 with open(os.path.join(workdir, f"starts-{worker}"), "a") as starts:
     starts.write(" ".join(sys.argv[1:]) + "\n")
+if "config.show" in flags:
+    print(os.environ[flags["config.show"]], flush=True)
 step = 0
 if os.path.exists(file):
     with open(file) as saved:

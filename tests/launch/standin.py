@@ -103,7 +103,7 @@ class Cloud:
 
         stderr, code: it fails so. after: it happens to the call after so many. preempt: in the
         middle, when so many steps are done. again: gcloud sends it twice. touch: a file is made
-        in the bucket.
+        in the bucket. hang: it takes so many seconds, with nothing done.
         """
         with self.change() as content:
             content["plays"].append({"when": when, "after": 0, **what})
@@ -212,6 +212,7 @@ def main():
     play = next_play(cloud, " ".join(arguments))
     if "touch" in play:
         (cloud.folder / "bucket" / play["touch"]).touch()
+    time.sleep(play.get("hang", 0))
     if "code" in play:
         fail(play["stderr"], play["code"])
     words = [word for word in arguments if not word.startswith("-") and word != "alpha"]
@@ -256,7 +257,9 @@ def describe(cloud, name, flags):
     shown = {"state": node["state"], "networkEndpoints": endpoints}
     if node["queue"]:
         shown["queuedResource"] = f"projects/p/locations/z/queuedResources/{node['queue']}"
-    print(json.dumps({**shown, "acceleratorType": node["accelerator_type"]}))
+    print(
+        json.dumps({**shown, "acceleratorType": node["accelerator_type"], **node.get("more", {})})
+    )
 
 
 def delete(cloud, name, flags):
@@ -295,7 +298,8 @@ def queue_describe(cloud, name, flags):
     shown = {"state": state}
     if state == "FAILED":
         shown["failedData"] = {"error": {"message": "the time to wait is over"}}
-    print(json.dumps({"state": shown}))
+    nodes = [{"nodeId": node} for node in request.get("nodes", [request["node"]])]
+    print(json.dumps({"state": shown, "tpu": {"nodeSpec": nodes}}))
 
 
 def queue_delete(cloud, name, flags):

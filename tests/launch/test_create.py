@@ -124,6 +124,54 @@ def test_another_type_is_not_taken_for_the_one_asked_for(cloud, tpu):
     assert code == 2 and "mine exists and is a v4-16, not a v4-8" in errors
 
 
+@pytest.mark.parametrize(
+    "asked, there, message",
+    [
+        (["--type=v4", "--topology=2x2x2"], {"type": "V4", "topology": "2x2x1"},
+         "mine exists and is a v4 2x2x1, not a v4 2x2x2"),
+        (["--type=v5litepod", "--topology=2x4"], {"type": "V5LITE_POD", "topology": "2x4"}, None),
+        ([V4, "--version=other"], {}, "mine exists and is a base, not a other"),
+    ],
+)  # fmt: skip
+def test_another_shape_or_software_is_not_either(cloud, tpu, asked, there, message):
+    cloud.node("mine")
+    with cloud.change() as content:
+        content["nodes"]["mine"]["more"] = {"acceleratorConfig": there, "runtimeVersion": "base"}
+    code, _, errors = tpu("create", "mine", *asked)
+    assert (code, message is None or message in errors) == (2 if message else 0, True)
+
+
+def test_a_queued_resource_of_another_tpu_is_not_waited_for(cloud, tpu):
+    with cloud.change() as content:
+        content["queue"]["mine"] = {
+            "states": ["ACTIVE"], "accelerator_type": "v4-8", "node": "other"
+        }  # fmt: skip
+    code, _, errors = tpu("create", "mine", V4, "--queued")
+    assert code == 2 and "mine is a queued resource for other, expected nothing" in errors
+    assert cloud.verbs() == []
+
+
+def test_other_tpus_of_a_queued_resource_are_not_deleted_with_one(cloud, tpu):
+    with cloud.change() as content:
+        content["queue"]["both"] = {
+            "states": ["SUSPENDED"], "accelerator_type": "v4-8", "node": "mine",
+            "nodes": ["mine", "other"],
+        }  # fmt: skip
+    cloud.node("mine", state="PREEMPTED", queue="both")
+    for command in (("create", "mine", V4), ("delete", "mine", "--yes")):
+        code, _, errors = tpu(*command)
+        assert code == 2 and "both has the TPUs mine, other, not mine alone" in errors
+    assert cloud.verbs() == []
+
+
+def test_nothing_to_create_is_no_missing_tpu(cloud, tpu):
+    text = "ERROR: (gcloud.compute.tpus.tpu-vm.create) NOT_FOUND: no accelerator type v4-8"
+    cloud.play("tpu-vm create", stderr=text, code=1)
+    code, _, errors = tpu("create", "mine", V4, "--zone=here")
+    assert code == 2 and "vit-jax tpu create makes it" not in errors
+    assert "no accelerator type v4-8; this --zone may not have this type" in errors
+
+
 def test_what_somebody_stopped_is_left_alone(cloud, tpu):
     cloud.node("mine", state="STOPPED")
     code, _, errors = tpu("create", "mine", V4)

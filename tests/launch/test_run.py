@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.launch import standin
+from vit_jax.cli.main import main
 from vit_jax.launch.look_after import stop
 from vit_jax.launch.tpu_vm import Tpu
 
@@ -43,12 +46,15 @@ def steps(text, worker):
 
 
 def test_all_in_one_command(cloud, train):
-    code, text, errors = train(TWO, "--config.optim.lr=1e-3", "--env=A=b c")
+    options = ("--config.optim.lr=1e-3", "--config.show=TOKEN", "--env=TOKEN=b 'c'")
+    code, text, errors = train(TWO, *options)
     assert code == 0, errors
+    assert "[worker 1] b 'c'\n" in text
+    assert "TOKEN=" not in text + errors + str(cloud.calls)  # it may be secret
     for worker in (0, 1):
         assert steps(text, worker)[-1] == 10
         [start] = starts(cloud, worker)
-        assert start.endswith("--config.optim.lr=1e-3 --config.distributed.auto=True")
+        assert start.endswith("--config.show=TOKEN --config.distributed.auto=True")
     assert "the run is complete" in text
     assert (
         cloud.verbs()[:6]
@@ -266,6 +272,8 @@ def test_what_cannot_be_asked(cloud, tpu, train):
         assert code == 2 and "mine is not there, expected READY" in errors
     assert tpu("status", "mine")[:2] == (0, "mine: absent\n")
     cloud.node("mine")
+    code, _, errors = tpu("train", "mine", "--config", RECIPE, "--workdir=/x")
+    assert code == 2 and "vit-jax is not installed on mine; run vit-jax tpu setup mine" in errors
     code, _, errors = tpu("logs", "mine")
     assert code == 2 and "vit-jax is not installed on mine; run vit-jax tpu setup mine" in errors
     assert "vit-jax is not installed" in tpu("status", "mine")[1]
@@ -275,7 +283,7 @@ def test_what_cannot_be_asked(cloud, tpu, train):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--workdir=runs/x", TWO], "this TPU has 2 workers, and each has its own disk"),
+        (["--workdir=runs/x", TWO, "--package=x"], "this TPU has 2 workers, and each has its own disk"),
         (
             ["--workdir=runs/x", ONE, "--restarts=1", "--package=x"],
             "created anew has an empty disk",
@@ -287,14 +295,58 @@ def test_what_cannot_be_asked(cloud, tpu, train):
         (["--workdir=/x", ONE, "--restarts=-1"], "expected 0 restarts or more"),
         (["--workdir=/x", ONE, "--restarts=1", "--detach"], "and none with --detach"),
         (["--workdir=/x", ONE, "--env=x"], "--env 'x': expected NAME=VALUE"),
-        (["--workdir=/x", ONE, "--config=no.py"], "no recipe at no.py"),
+        (["--workdir=/x", ONE, "--package=x", "--config=no.py"], "no recipe at no.py"),
         (["--workdir=/x", ONE, "--confg.x=1"], "unknown argument '--confg.x=1'"),
+        (["--workdir=/x", ONE], "what to install (--package or --source)"),
+        (["--workdir=/x", ONE, "--package="], "expected one of --package"),
+        (["--workdir=/x", "--no-autocheckpoint", "--package=x"], "expected --accelerator-type"),
+        (["--workdir=hdfs://x/y", ONE, "--package=x"], "is of the scheme 'hdfs'"),
+        (["--workdir=gs:/x/y", ONE, "--package=x"], "'gs:/x/y' has no bucket"),
+        (["--workdir=", ONE, "--package=x"], "'' is no path"),
     ],
 )
 def test_mistakes(cloud, tpu, arguments, message):
     code, _, errors = tpu("train", "mine", "--config", RECIPE, *arguments)
     assert code == 2
     assert message in errors
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("logs", "--lines=-1"), "--lines: '-1': expected a whole number, 0 or more"),
+        (("stop", "--timeout=-1"), "--timeout: '-1': expected seconds, 0 to 86400"),
+        (("stop", "--timeout=nan"), "--timeout: 'nan': expected seconds"),
+        (("status", "--poll=inf"), "--poll: 'inf': expected seconds"),
+        (("status", "--poll=soon"), "--poll: 'soon': expected seconds"),
+    ],
+)
+def test_numbers_that_are_none(capsys, arguments, message):
+    command, option = arguments
+    with pytest.raises(SystemExit) as ended:
+        main(["tpu", command, "mine", option])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_nobody_reads_the_output():
+    """As with `vit-jax tpu logs mine | head -1`."""
+    command = [sys.executable, "-m", "vit_jax.cli.main", "tpu", "delete", "mine", "--dry-run"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("call", ["--command=set -e", "tpu-vm scp"])
+def test_a_machine_that_does_not_answer_is_not_waited_for_for_ever(cloud, train, monkeypatch, call):
+    """While it installs, or is sent the recipes; ssh itself would wait for hours."""
+    cloud.play(call, hang=60)
+    monkeypatch.setattr("vit_jax.launch.install.INSTALL_SECONDS", 2)
+    monkeypatch.setattr("vit_jax.launch.remote.COPY_SECONDS", 2)
+    code, text, errors = train(ONE, "--restarts=1")
+    assert code == 0, errors
+    assert "no answer within 2 s; the connection was lost" in text
 
 
 def test_ctrl_c_ends_the_showing_and_not_the_run(cloud, train, tpu, monkeypatch):
@@ -314,6 +366,8 @@ def test_a_dry_run_of_everything(cloud, train, tpu, printed):
     assert (code, errors, cloud.calls) == (0, "", [])
     verbs = [command[5 if command[1] == "alpha" else 4] for command in printed(text)]
     assert verbs == ["describe", "create", "ssh", "ssh", "scp", "ssh", "ssh"]
+    note = "# Where the TPU has several workers, it ends with --config.distributed.auto=True:\n+"
+    assert note in text
     for command in ("status", "logs", "stop", "delete"):
         code, text, _ = tpu(command, "mine", "--dry-run")
         assert code == 0 and printed(text)

@@ -1,5 +1,6 @@
 """The side of a VM, each part by itself."""
 
+import fcntl
 import http.server
 import json
 import os
@@ -8,11 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.launch.standin import kill_all_in
-from vit_jax.launch import answers, log_file, pack, worker
+from vit_jax.launch import answers, log_file, pack, remote, worker
+from vit_jax.launch.gcloud import Gcloud
+from vit_jax.launch.tpu_vm import Tpu
 from vit_jax.launch.watch import Log
 
 TRAIN = ["train", "--config", "recipe.py", "--workdir", "run", "--config.hold=2"]
@@ -27,7 +31,7 @@ def here(cloud, monkeypatch):
     folder.mkdir()
     subprocess.run([cloud.folder / "bin" / "uv", "venv"], cwd=folder, check=True)
     subprocess.run([cloud.folder / "bin" / "uv", "pip"], cwd=folder, check=True)
-    (folder / "recipes.tar.gz").write_bytes(pack.archive(home, []))
+    (folder / "recipes.tar.gz").write_bytes(pack.archive({worker.ENVIRONMENT: (b"{}", 0o600)}))
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("TPU_WORKER_ID", "0")
     monkeypatch.setattr(sys, "executable", str(folder / "venv" / "bin" / "python"))
@@ -36,7 +40,7 @@ def here(cloud, monkeypatch):
 
 
 def begin(here, identity="a"):
-    answer = here.start(identity, "recipes.tar.gz", [], TRAIN)
+    answer = here.start(identity, "recipes.tar.gz", TRAIN)
     assert answer.error is None
     return answer
 
@@ -91,10 +95,31 @@ def test_a_second_request_to_stop_sends_no_second_signal(here, monkeypatch):
     begin(here)
     sent = []
     with monkeypatch.context() as patch:
-        patch.setattr(here, "_signal", sent.append)
+        patch.setattr(here, "_signal", lambda wish: not sent.append(wish))
         for _ in range(2):
             assert here.stop(seconds=0, kill=False).stopping
     assert sent == [signal.SIGTERM]
+
+
+def test_a_request_to_stop_that_comes_too_early_is_not_lost(here):
+    """The run has begun, and its process is not there yet: nothing is marked as sent."""
+    lock = here._locked("lock", fcntl.LOCK_EX)
+    here._run.mkdir()
+    assert not here.stop(seconds=0.3, kill=False).stopping
+    os.close(lock)
+    begin(here)
+    wait_for_lines(here, 3)
+    assert here.stop(seconds=60, kill=False).exit_code == 75
+    assert not (here._run / "pid").exists()  # nothing is ever sent to whoever gets that number
+
+
+def test_an_installation_is_no_run(here):
+    lock = here._locked("installing", fcntl.LOCK_EX)
+    assert here.stop(seconds=0, kill=True).state == here.answer().state == "none"
+    refused = here.start("a", "recipes.tar.gz", TRAIN)
+    assert refused.error == "an installation is going; try again when it has ended"
+    os.close(lock)
+    assert begin(here).state == "running"
 
 
 def test_a_library_that_is_gone_is_a_failure_and_no_lost_machine(here):
@@ -180,10 +205,33 @@ def test_archives_are_a_function_of_their_content(tmp_path):
             (folder / file).write_text(f"# {file}\n")
         (folder / "notes.txt").write_text(name)
         os.utime(folder / "setup.py", (len(name) * 1000, 5))
-    one, other = (pack.recipes(tmp_path / name / "sub.py") for name in ("a", "b"))
+    one, other = (pack.recipes(tmp_path / name / "sub.py", {}) for name in ("a", "b"))
     assert one == other
     (tmp_path / "b" / "setup.py").write_text("# changed\n")
-    assert pack.short_hash(pack.recipes(tmp_path / "b" / "sub.py")) != pack.short_hash(one)
+    assert pack.recipes(tmp_path / "b" / "sub.py", {}) != one
+    assert pack.recipes(tmp_path / "a" / "sub.py", {"A": "1"}) != one
+
+
+def test_what_an_editor_leaves_beside_a_recipe_is_no_recipe(tmp_path):
+    """A link of Emacs that leads nowhere, and a folder."""
+    (tmp_path / "recipe.py").write_text("x = 1\n")
+    alone = pack.recipes(tmp_path / "recipe.py", {})
+    (tmp_path / ".#recipe.py").symlink_to("somebody@somewhere.1")
+    (tmp_path / "folder.py").mkdir()
+    assert pack.recipes(tmp_path / "recipe.py", {}) == alone
+
+
+def test_what_is_sent_is_what_was_given_whoever_else_sends(tmp_path, monkeypatch):
+    """The same name from two launches at the same time, both before either is copied."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    commands = []
+    monkeypatch.setattr(Gcloud, "run", lambda self, command, **options: commands.append(command))
+    for content in (b"one", b"other"):
+        remote.send(Tpu("mine"), content, "source.tar.gz")
+    files = [Path(command[4]) for command in commands]
+    assert [file.read_bytes() for file in files] == [b"one", b"other"]
+    assert {file.name for file in files} == {"source.tar.gz"}
+    assert all(file.stat().st_mode & 0o077 == 0 for file in files)  # they may hold variables
 
 
 def test_a_source_archive_has_what_git_knows(tmp_path):

@@ -2,6 +2,8 @@
 
 import argparse
 import functools
+import math
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +12,9 @@ from vit_jax.cli import arguments as common
 from vit_jax.errors import UserError
 
 POLL = 30.0
+LONGEST = 86400
 INTERRUPTED = 130  # as a shell gives for Ctrl-C
+NOBODY_READS = 141  # and for SIGPIPE
 
 
 def add_parser(commands: Any) -> None:
@@ -41,7 +45,11 @@ def add_parser(commands: Any) -> None:
         help="of the run, as the workers see it: gs://...",
     )
     train.add_argument(
-        "--env", action="append", default=[], metavar="NAME=VALUE", help="for the workers"
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="for the workers; not printed",
     )
     train.add_argument(
         "--restarts", type=int, default=0, metavar="N", help="resume that often after a preemption"
@@ -54,16 +62,33 @@ def add_parser(commands: Any) -> None:
     logs.add_argument("--follow", action="store_true", help="until the run ends")
     logs.add_argument("--worker", type=int, metavar="N", help="only this one")
     logs.add_argument(
-        "--lines", type=int, default=50, metavar="N", help="at first, 0: all (default: 50)"
+        "--lines", type=_count, default=50, metavar="N", help="at first, 0: all (default: 50)"
     )
     stop = _add(own, "stop", "let the run save and end", _stop)
     stop.add_argument(
-        "--timeout", type=float, default=300.0, metavar="SECONDS", help="(default: 300)"
+        "--timeout", type=_seconds, default=300.0, metavar="SECONDS", help="(default: 300)"
     )
     stop.add_argument("--kill", action="store_true", help="what has not ended then")
     delete = _add(own, "delete", "remove the TPU", _delete)
     delete.add_argument("--yes", action="store_true", help="do not ask")
     delete.add_argument("--force", action="store_true", help="even where a run is going")
+
+
+def _seconds(text: str) -> float:
+    """Reads an argument, as argparse wants it."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= LONGEST:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, 0 to {LONGEST}")
+    return seconds
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 0 or more")
+    return int(text)
 
 
 def _add(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
@@ -81,7 +106,7 @@ def _add(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentPars
     )
     parser.add_argument(
         "--poll",
-        type=float,
+        type=_seconds,
         default=POLL,
         metavar="SECONDS",
         help=f"between two looks (default: {POLL:g})",
@@ -98,6 +123,9 @@ def _until_interrupted(run: Any, arguments: argparse.Namespace, rest: Sequence[s
     except KeyboardInterrupt:
         print("\nvit-jax: interrupted; what gcloud has begun goes on", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # its output went to something like `head`, which has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOBODY_READS
 
 
 def _add_hardware(parser: argparse.ArgumentParser) -> None:
@@ -134,7 +162,7 @@ def _tpu(arguments: argparse.Namespace) -> Any:
     from vit_jax.launch.gcloud import Gcloud
     from vit_jax.launch.tpu_vm import Tpu
 
-    if arguments.poll <= 0:
+    if not arguments.poll:
         raise UserError(f"--poll {arguments.poll:g}: expected a number of seconds above 0")
     return Tpu(
         arguments.name,
@@ -185,7 +213,7 @@ def _train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from vit_jax.launch.run import Run, train
 
     names = ("accelerator_type", "type", "topology", "version", "spot", "queued", "create_flag")
-    hardware = any(getattr(arguments, name) for name in names)
+    hardware = any(getattr(arguments, name) for name in (*names, "no_autocheckpoint"))
     library = arguments.package is not None or arguments.source is not None
     overrides = tuple(common.overrides(rest))
     return train(

@@ -4,7 +4,7 @@ import time
 
 from vit_jax.errors import UserError
 from vit_jax.launch.gcloud import GcloudError, Kind
-from vit_jax.launch.state import Seen, State, describe, look
+from vit_jax.launch.state import Seen, State, describe, look, only_node_of, shape_text
 from vit_jax.launch.tpu_vm import Hardware, Tpu
 
 LONGEST_PAUSE = 20  # polls, between two tries where there is no capacity
@@ -28,12 +28,13 @@ def ensure(tpu: Tpu, hardware: Hardware, patient: bool = False) -> Seen:
             print(f"{tpu.name}: {seen.word}", flush=True)
             said = seen.word
         if seen.state is State.READY:
-            _check_type(tpu, hardware, seen)
+            _check(tpu, hardware, seen)
             return seen
         if seen.state is State.OTHER:
+            start = "start it (gcloud compute tpus tpu-vm start), " if seen.queue is None else ""
             raise UserError(
-                f"{tpu.name} is {seen.word}, expected nothing or one that runs; start it with "
-                f"gcloud compute tpus tpu-vm start {tpu.name}, or vit-jax tpu delete it"
+                f"{tpu.name} is {seen.word}, expected nothing or one that runs; {start}use another "
+                "name, or delete it first"
             )
         if seen.state is State.GONE:
             if created and not patient:
@@ -63,13 +64,18 @@ def _create(tpu: Tpu, hardware: Hardware, patient: bool) -> bool:
     return True
 
 
-def _check_type(tpu: Tpu, hardware: Hardware, seen: Seen) -> None:
-    wanted = hardware.accelerator_type
-    if wanted and seen.accelerator_type and wanted != seen.accelerator_type:
-        raise UserError(
-            f"{tpu.name} exists and is a {seen.accelerator_type}, not a {wanted}; use another "
-            "name, or vit-jax tpu delete it first"
-        )
+def _check(tpu: Tpu, hardware: Hardware, seen: Seen) -> None:
+    """Looks whether what is there is what was asked for, as far as both say it."""
+    for wanted, there in (
+        (hardware.accelerator_type, seen.accelerator_type),
+        (shape_text(hardware.type, hardware.topology), seen.shape),
+        (hardware.version, seen.version),
+    ):
+        if wanted and there and wanted != there:
+            raise UserError(
+                f"{tpu.name} exists and is a {there}, not a {wanted}; use another name, or "
+                "vit-jax tpu delete it first"
+            )
 
 
 def create(tpu: Tpu, hardware: Hardware) -> int:
@@ -101,6 +107,7 @@ def _delete(tpu: Tpu, seen: Seen) -> None:
             tpu.gcloud.run(tpu.command("tpu-vm", "delete"))
         else:
             request = tpu.named(seen.queue)
+            only_node_of(tpu, seen.queue)
             tpu.gcloud.run(request.command("queued-resources", "delete", "--force"))
     except GcloudError as error:
         if error.kind is not Kind.ABSENT:  # somebody else was quicker

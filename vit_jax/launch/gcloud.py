@@ -1,5 +1,6 @@
 """Runs `gcloud`, prints each command before it is run, and reads from errors what went wrong."""
 
+import contextlib
 import enum
 import os
 import re
@@ -52,6 +53,9 @@ _SIGNS = (
 )
 
 
+_NOTHING_TO_CREATE = "this --zone may not have this type or software version, or not exist"
+
+
 class GcloudError(UserError):
     """A `gcloud` command failed.
 
@@ -66,8 +70,9 @@ class GcloudError(UserError):
         self.kind = Kind.SSH if code == SSH_FAILED else kind_of(stderr)
         said = _essence(stderr) or f"exit code {code}"
         what = " ".join(word for word in command[1:6] if not word.startswith("-"))
-        advice = f"; {self.kind.value}" if self.kind.value else ""
-        super().__init__(f"gcloud {what}: {said}{advice}")
+        advice = _NOTHING_TO_CREATE if self.kind is Kind.ABSENT and "create" in command else ""
+        advice = advice or self.kind.value
+        super().__init__(f"gcloud {what}: {said}{f'; {advice}' if advice else ''}")
 
 
 def kind_of(stderr: str) -> Kind:
@@ -221,4 +226,5 @@ def _to(stream: TextIO) -> Callable[[str], None]:
 def _kill(process: subprocess.Popen[str]) -> None:
     """Ends a process and those that it started, if it has not ended."""
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it ended just now
+            os.killpg(process.pid, signal.SIGKILL)

@@ -13,15 +13,18 @@ from vit_jax.launch.tpu_vm import Tpu
 from vit_jax.launch.worker import FOLDER
 
 ARCHIVE = "vit_jax_source.tar.gz"
+# A machine that is taken away answers no more, and ssh would wait for hours.
+INSTALL_SECONDS, COUNT_SECONDS = 1800, 900
 PYTHON_VERSION = "3.12"  # Ubuntu 22.04, as images are named, has 3.10; uv fetches what is missing
-# Under the lock of the run: nothing is installed under a run that goes.
+# Nothing is installed under a run that goes; `Worker.start` looks at `installing` in turn.
 _INSTALL = """
 set -e
 mkdir -p {folder}
 cd {folder}
 if [ "$(cat installed 2>/dev/null)" = {stamp} ]; then echo "already installed"; exit 0; fi
-exec 9>>lock
-flock --nonblock 9 || {{ echo "a run is going: vit-jax tpu stop it first" >&2; exit 3; }}
+exec 9>>installing
+flock --nonblock 9 || {{ echo "another installation is going: wait for its end" >&2; exit 3; }}
+flock --timeout 1 lock true || {{ echo "a run is going: vit-jax tpu stop it first" >&2; exit 3; }}
 export PATH="$HOME/.local/bin:$PATH"
 command -v uv >/dev/null || python3 -m pip install --quiet --user uv
 rm -rf installed venv
@@ -51,7 +54,7 @@ class Library:
 
     def __post_init__(self):
         """Raises UserError unless exactly one is given."""
-        if (self.package is None) == (self.source is None):
+        if bool(self.package) == bool(self.source):
             raise UserError(
                 f"package={self.package}, source={self.source}: expected one of --package "
                 "REQUIREMENT and --source FOLDER"
@@ -88,7 +91,7 @@ def install(tpu: Tpu, library: Library, workers: int) -> None:
     script = _INSTALL.format(
         folder=FOLDER, stamp=shlex.quote(stamp), requirement=requirement, python=PYTHON_VERSION
     )
-    tpu.gcloud.run(tpu.ssh(script.strip()), echo=True)
+    tpu.gcloud.run(tpu.ssh(script.strip()), timeout=INSTALL_SECONDS, echo=True)
     _count_devices(tpu, workers)
 
 
@@ -98,7 +101,8 @@ def _count_devices(tpu: Tpu, workers: int) -> None:
     lines: list[str] = []
     code = shlex.join([PYTHON, "-c", _DEVICES.format(connect=connect)])
     # A run that goes has the devices for itself; then nothing is counted.
-    tpu.gcloud.run(tpu.ssh(f"flock --nonblock -E 0 {FOLDER}/lock {code}"), lines.append)
+    alone = f"flock --timeout 1 {FOLDER}/lock true || exit 0; flock {FOLDER}/installing {code}"
+    tpu.gcloud.run(tpu.ssh(alone), lines.append, COUNT_SECONDS)
     for line in lines:
         if line.startswith("devices "):
             _, devices, local, platform, kind = line.strip().split(maxsplit=4)

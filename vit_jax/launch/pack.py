@@ -3,23 +3,30 @@
 import gzip
 import hashlib
 import io
+import json
 import subprocess
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from vit_jax.errors import MissingFileError, UserError
+from vit_jax.launch.worker import ENVIRONMENT
 
 
-def recipes(config: Path) -> bytes:
-    """The recipe and the other Python files of its folder, from which it may start.
+def recipes(config: Path, environment: Mapping[str, str]) -> bytes:
+    """The recipe, the other Python files of its folder, from which it may start, and variables.
+
+    Variables go with it because a command line is printed, and seen by whoever lists processes.
 
     Raises:
       MissingFileError: there is no such recipe.
     """
     if not config.is_file():
         raise MissingFileError(f"no recipe at {config}: --config takes the path of a .py file here")
-    return archive(config.parent, sorted(config.parent.glob("*.py")))
+    files = sorted(path for path in config.parent.glob("*.py") if path.is_file())
+    contents = {path.name: (path.read_bytes(), 0o644) for path in files}
+    secret = json.dumps(dict(sorted(environment.items()))).encode()
+    return archive({**contents, ENVIRONMENT: (secret, 0o600)})
 
 
 def source(folder: Path) -> bytes:
@@ -36,26 +43,30 @@ def source(folder: Path) -> bytes:
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         listed = subprocess.run(command, cwd=folder, capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except OSError as error:
+        raise UserError(f"--source needs git, which says what belongs to it: {error}") from error
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip()
         raise UserError(
-            f"--source {folder} is no checkout of git ({error}); git says which files belong to it"
+            f"--source {folder} is no checkout of git ({said}); git says which files belong to it"
         ) from error
-    names = listed.stdout.decode().split("\0")
-    files = (folder / name for name in sorted({*names} - {""}))
-    return archive(folder, [path for path in files if path.is_file()])  # some may be deleted
+    names = sorted({*listed.stdout.decode().split("\0")} - {""})
+    files = {name: folder / name for name in names if (folder / name).is_file()}  # some are deleted
+    return archive(
+        {name: (path.read_bytes(), path.stat().st_mode & 0o777) for name, path in files.items()}
+    )
 
 
-def archive(folder: Path, files: Iterable[Path]) -> bytes:
-    """A .tar.gz with the files by their paths relative to `folder`, without dates and owners."""
+def archive(files: Mapping[str, tuple[bytes, int]]) -> bytes:
+    """A .tar.gz of (content, permissions) by path, without dates and owners."""
     buffer = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="") as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
-        for path in files:
-            entry = tarfile.TarInfo(str(path.relative_to(folder)))
-            content = path.read_bytes()
-            entry.size, entry.mode = len(content), path.stat().st_mode & 0o777
+        for name, (content, mode) in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), mode
             tar.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
 

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 from vit_jax.errors import UserError
 from vit_jax.launch import answers
 from vit_jax.launch.gcloud import SSH_FAILED, GcloudError, Kind
+from vit_jax.launch.pack import short_hash
 from vit_jax.launch.tpu_vm import Tpu
 from vit_jax.launch.worker import FOLDER, NOT_THERE
 
 PYTHON = f"{FOLDER}/venv/bin/python"
 ATTEMPTS = 5
+COPY_SECONDS = 900
 SLACK = 120.0  # seconds that connecting may take, gcloud's own retries included
 LOST = (Kind.SSH, Kind.UNUSABLE, Kind.ABSENT)  # the machine may be gone; nobody did anything wrong
 
@@ -86,7 +89,8 @@ def ask_all(
             found = ask(tpu, arguments, seconds=seconds)
             if len(found) == workers or tpu.gcloud.dry_run:
                 return found
-            reason = GcloudError([], SSH_FAILED, f"{len(found)} of {workers} workers answered")
+            command = ["gcloud", *tpu.ssh("")]
+            reason = GcloudError(command, SSH_FAILED, f"{len(found)} of {workers} workers answered")
         except GcloudError as error:
             if error.kind is not Kind.SSH:
                 raise
@@ -100,13 +104,16 @@ def ask_all(
 def send(tpu: Tpu, content: bytes, target: str) -> None:
     """Copies bytes to a path in the home folder of every worker.
 
-    The file stays in the cache folder here, so that the command that is printed can be repeated.
+    The file stays in the cache folder here, so that the command that is printed can be repeated. It
+    has a folder for each content: another launch at the same time may send something else.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    file = cache / "vit_jax" / "tpu" / Path(target).name
+    file = cache / "vit_jax" / "tpu" / short_hash(content) / Path(target).name
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:  # 0600
+            temporary.write(content)
+        os.replace(temporary.name, file)
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error}") from error
-    tpu.gcloud.run(tpu.scp(str(file), target))
+    tpu.gcloud.run(tpu.scp(str(file), target), timeout=COPY_SECONDS)

@@ -6,13 +6,14 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from vit_jax import storage
 from vit_jax.errors import UserError
 from vit_jax.launch import pack
 from vit_jax.launch.answers import Answer
 from vit_jax.launch.create import ensure
-from vit_jax.launch.gcloud import GcloudError
+from vit_jax.launch.gcloud import GcloudError, Kind
 from vit_jax.launch.install import Library, install
-from vit_jax.launch.remote import LOST, ask_all, send
+from vit_jax.launch.remote import LOST, ask, ask_all, send
 from vit_jax.launch.state import Seen, ready
 from vit_jax.launch.tpu_vm import Hardware, Tpu
 from vit_jax.launch.watch import Log, report, watch
@@ -42,14 +43,15 @@ class Run:
     environment: tuple[str, ...] = ()
 
     def __post_init__(self):
-        """Raises UserError for an environment that is none."""
+        """Raises UserError for an environment that is none, or a workdir that never can be."""
+        storage.check_text(self.workdir)
         for pair in self.environment:
             if not pair.partition("=")[0].isidentifier() or "=" not in pair:
                 raise UserError(f"--env {pair!r}: expected NAME=VALUE")
 
     def check(self, workers: int, restarts: int) -> None:
         """Raises UserError where checkpoints would be where nobody finds them."""
-        if "://" in self.workdir or PurePosixPath(self.workdir).is_absolute():
+        if storage.is_remote(self.workdir) or PurePosixPath(self.workdir).is_absolute():
             return
         if workers > 1 or restarts:
             why = (
@@ -109,12 +111,12 @@ def train(
             f"restarts={restarts}, detach={detach}: expected 0 restarts or more, and none with "
             "--detach, as nobody would watch the run"
         )
-    if restarts and (hardware is None or library is None):
+    if (restarts and hardware is None) or (hardware is not None and library is None):
         raise UserError(
-            "--restarts creates the TPU anew where it was preempted: say what to create "
-            "(--accelerator-type) and what to install (--package or --source)"
+            "a TPU that is created, or created anew after a preemption (--restarts), is empty: say "
+            "what to create (--accelerator-type) and what to install (--package or --source)"
         )
-    archive = pack.recipes(Path(run.config))
+    archive = pack.recipes(Path(run.config), dict(x.split("=", 1) for x in run.environment))
     run.check(workers=1, restarts=restarts)  # before anything is paid for
     left, tries = restarts, TRIES
     while True:
@@ -160,7 +162,12 @@ def _prepared(tpu: Tpu, hardware: Hardware | None, library: Library | None, pati
 def _start(tpu: Tpu, run: Run, archive: bytes, workers: int) -> Log:
     """Starts the run on all workers, unless it goes already; returns the log from there on."""
     recipes = pack.short_hash(archive)
-    send(tpu, archive, f"{FOLDER}/{recipes}.tar.gz")
+    try:
+        send(tpu, archive, f"{FOLDER}/{recipes}.tar.gz")
+    except GcloudError as error:
+        if error.kind is Kind.OTHER:  # the folder is missing where nothing is installed
+            ask(tpu, ["report"])
+        raise
     found, going = _ask_to_start(tpu, run, recipes, workers)
     if going and len(going) < workers:
         print("some workers were still in a run that others had left; starting all anew")
@@ -184,9 +191,10 @@ def _ask_to_start(
 ) -> tuple[list[Answer], list[Answer]]:
     """The answers of all, and of those where the run was going already."""
     identity = uuid.uuid4().hex
-    environment = [f"--env={pair}" for pair in run.environment]
+    if tpu.gcloud.dry_run:
+        print("# Where the TPU has several workers, it ends with --config.distributed.auto=True:")
     request = [identity, f"{recipes}.tar.gz", *run.arguments(recipes, workers)]
-    found = list(ask_all(tpu, ["start", *environment, *request], workers).values())
+    found = list(ask_all(tpu, ["start", *request], workers).values())
     return found, [answer for answer in found if answer.identity != identity]
 
 
@@ -207,9 +215,15 @@ def _conclude(tpu: Tpu, ended: Mapping[int, Answer]) -> int:
     codes = {worker: answer.exit_code for worker, answer in ended.items()}
     failed = [worker for worker, code in sorted(codes.items()) if code not in (0, RESUME_ME)]
     if failed:
-        print(f"worker {failed[0]} failed with exit code {codes[failed[0]]}; its last lines:")
+        code = codes[failed[0]]
+        how = (
+            "is gone: its machine was restarted"
+            if code is None
+            else f"failed with exit code {code}"
+        )
+        print(f"worker {failed[0]} {how}; its last lines:")
         report(tpu, Log(len(ended), -SHOWN), seconds=0.0, worker=failed[0])
-        return codes[failed[0]] or RUN_IS_LOST
+        return code or RUN_IS_LOST
     if RESUME_ME in codes.values():
         print("stopped and saved; the same command resumes it")
         return RESUME_ME

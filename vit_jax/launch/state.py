@@ -57,6 +57,8 @@ class Seen:
       word: the API's own word, such as "PREEMPTED"; with the reason where it gives one.
       workers: number of VMs, 0 where there are none yet.
       accelerator_type: such as "v4-8".
+      shape: generation and topology, such as "v4 2x2x1".
+      version: of the software.
       queue: id of the queued resource that it belongs to, None where it is a node of its own.
     """
 
@@ -64,6 +66,8 @@ class Seen:
     word: str = ""
     workers: int = 0
     accelerator_type: str = ""
+    shape: str = ""
+    version: str = ""
     queue: str | None = None
 
 
@@ -83,7 +87,7 @@ def look(tpu: Tpu, assumed: State = State.READY) -> Seen:
     request = _describe(tpu.named(queue), "queued-resources")
     if request is None:
         return seen
-    queued = _of_request(request, queue)
+    queued = _of_request(tpu, request, queue)
     # While the service takes a request apart, its node may be there or not.
     return queued if node is None or queued.state is State.LEAVING else seen
 
@@ -127,18 +131,46 @@ def _of_node(node: dict[str, Any]) -> Seen:
     word = node.get("state", "STATE_UNSPECIFIED")
     # With several networks there are several endpoints a VM, as gcloud's own ssh counts them.
     networks = max(1, len(node.get("networkConfigs", ())))
+    size = node.get("acceleratorConfig", {})
     return Seen(
         NODE.get(word, State.OTHER),
         word,
         len(node.get("networkEndpoints", ())) // networks,
         node.get("acceleratorType", ""),
+        shape_text(size.get("type"), size.get("topology")),
+        node.get("runtimeVersion", ""),
         node["queuedResource"].rpartition("/")[2] if node.get("queuedResource") else None,
     )
 
 
-def _of_request(request: dict[str, Any], queue: str) -> Seen:
+def shape_text(generation: str | None, topology: str | None) -> str:
+    """Such as "v5litepod 4x4", which the API calls V5LITE_POD; "" where one is missing."""
+    known = generation and topology
+    return f"{generation} {topology}".lower().replace("_", "") if known else ""
+
+
+def nodes_of(request: dict[str, Any]) -> list[str]:
+    """The ids of the nodes that a queued resource asks for, as far as it tells."""
+    asked = request.get("tpu", {}).get("nodeSpec", ())
+    return [node["nodeId"] for node in asked if "nodeId" in node]
+
+
+def only_node_of(tpu: Tpu, queue: str) -> None:
+    """Raises UserError where a queued resource has other nodes: what is done to it, is to these."""
+    nodes = nodes_of(_describe(tpu.named(queue), "queued-resources") or {})
+    if set(nodes) - {tpu.name}:
+        raise UserError(
+            f"queued resource {queue} has the TPUs {', '.join(nodes)}, not {tpu.name} alone; it is "
+            f"left as it is: gcloud compute tpus queued-resources delete {queue} removes all"
+        )
+
+
+def _of_request(tpu: Tpu, request: dict[str, Any], queue: str) -> Seen:
     state = request.get("state", {})
     word = state.get("state", "STATE_UNSPECIFIED")
+    nodes = nodes_of(request)
+    if nodes and tpu.name not in nodes:  # it would never come
+        return Seen(State.OTHER, f"a queued resource for {', '.join(nodes)}", queue=queue)
     reason = state.get("failedData", {}).get("error", {}).get("message")
     described = f"{word}: {reason}" if reason else word
     return Seen(QUEUED.get(word, State.OTHER), described, queue=queue)

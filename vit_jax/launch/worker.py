@@ -4,10 +4,11 @@ It runs there as `python -m vit_jax.launch.worker COMMAND` and answers in `vit_j
 All it keeps is in the folder vit_jax_tpu of the home folder:
 
 venv/            where vit-jax is installed
-recipes/HASH/    recipes that were sent
+recipes/HASH/    recipes that were sent, and environment.json, the variables for them
 lock             held (flock) for as long as a run goes; the kernel lets go when the process is gone
+installing       the same, for an installation
 run/start.json   what was started last
-run/pid          its process
+run/pid          its process, as long as it goes
 run/stopping     there where it was told to stop
 run/exit_code    how it ended; missing where the machine was taken away
 log.txt          what it printed, one run after the other
@@ -19,6 +20,7 @@ import datetime
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -33,6 +35,7 @@ from vit_jax.launch import log_file
 from vit_jax.launch.answers import Answer, Line, to_json
 
 FOLDER = "vit_jax_tpu"
+ENVIRONMENT = "environment.json"  # beside the recipes: {NAME: VALUE}
 TICK = 0.2  # seconds between two looks at a file
 NOT_THERE = 127  # a shell's exit code for a command that it does not find
 KILLED_BY = 128  # a shell's exit code for a process that signal n ended is 128 + n
@@ -88,16 +91,19 @@ class Worker:
         return json.loads(_read(self._run / "start.json") or "{}")
 
     def _running(self) -> bool:
-        lock = self._locked(fcntl.LOCK_SH)  # shared: several may ask at once
+        return self._held("lock")
+
+    def _held(self, name: str) -> bool:
+        lock = self._locked(name, fcntl.LOCK_SH)  # shared: several may ask at once
         if lock is None:
             return True
         os.close(lock)
         return False
 
-    def _locked(self, way: int) -> int | None:
-        """The lock's file descriptor, None where a run holds it."""
+    def _locked(self, name: str, way: int) -> int | None:
+        """The lock's file descriptor, None where somebody holds it."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = os.open(self._folder / name, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, way | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -108,15 +114,13 @@ class Worker:
     def _own_lock(self) -> int | None:
         """The lock for a run; tries for a second, as others may be asking just now."""
         for _ in range(5):
-            lock = self._locked(fcntl.LOCK_EX)
+            lock = self._locked("lock", fcntl.LOCK_EX)
             if lock is not None:
                 return lock
             time.sleep(TICK)
         return None
 
-    def start(
-        self, identity: str, recipes: str, environment: Sequence[str], arguments: Sequence[str]
-    ) -> Answer:
+    def start(self, identity: str, recipes: str, arguments: Sequence[str]) -> Answer:
         """Starts `vit-jax ARGUMENTS`, once.
 
         Where the same run goes already, or this very request came before (gcloud sends it again
@@ -125,17 +129,18 @@ class Worker:
         Args:
           identity: of the request.
           recipes: name of the archive that holds the recipes, in the folder.
-          environment: `NAME=VALUE`, in addition to that of the machine.
           arguments: of `vit-jax`.
         """
         lock = self._own_lock()
         before = self._start()
-        wanted = {"arguments": list(arguments), "environment": list(environment)}
-        same = all(before.get(key) == value for key, value in wanted.items())
+        wanted = {"arguments": list(arguments), "recipes": recipes}
         if lock is None:
-            going = "vit-jax " + " ".join(before.get("arguments", ("an installation",)))
+            same = all(before.get(key) == value for key, value in wanted.items())
+            going = shlex.join(["vit-jax", *before.get("arguments", ())])
             return self.answer(None if same else f"another run is going: {going}")
         try:
+            if self._held("installing"):  # asked under the lock, as an installation does
+                return self.answer("an installation is going; try again when it has ended")
             if before.get("identity") != identity:
                 self._unpack(recipes)
                 when = {"started": _now(), "first_line": log_file.count(self._log)}
@@ -144,9 +149,11 @@ class Worker:
             os.close(lock)  # the process that was started holds it as well
         return self.answer()
 
+    def _recipes(self, archive: str) -> Path:
+        return self._folder / "recipes" / archive.partition(".")[0]
+
     def _unpack(self, recipes: str) -> None:
-        archive = self._folder / recipes
-        target = self._folder / "recipes" / archive.name.partition(".")[0]
+        archive, target = self._folder / recipes, self._recipes(recipes)
         shutil.rmtree(target, ignore_errors=True)
         with tarfile.open(archive) as tar:
             tar.extractall(target, filter="data")
@@ -173,7 +180,7 @@ class Worker:
         for wish in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(wish, lambda *_: None)  # they are for the run
         start = self._start()
-        given = dict(pair.split("=", 1) for pair in start["environment"])
+        given = json.loads((self._recipes(start["recipes"]) / ENVIRONMENT).read_text())
         try:
             process = subprocess.Popen(
                 [str(Path(sys.executable).parent / "vit-jax"), *start["arguments"]],
@@ -186,6 +193,7 @@ class Worker:
             return _write(self._run / "exit_code", str(NOT_THERE))
         _write(self._run / "pid", str(process.pid))
         code = process.wait()
+        (self._run / "pid").unlink()  # it may soon be another process's
         log_file.end_line(self._log)
         _write(self._run / "exit_code", str(code if code >= 0 else KILLED_BY - code))
 
@@ -200,20 +208,23 @@ class Worker:
           kill: whether to end it then with SIGKILL.
         """
         if self._running():
-            if not (self._run / "stopping").exists():
+            # It may just have begun, and have no process yet.
+            _wait(lambda: (self._run / "pid").exists() or not self._running(), seconds)
+            if not (self._run / "stopping").exists() and self._signal(signal.SIGTERM):
                 _write(self._run / "stopping", _now())
-                self._signal(signal.SIGTERM)
             if not _wait(lambda: not self._running(), seconds) and kill:
                 self._signal(signal.SIGKILL)
                 _wait(lambda: not self._running(), 30)
         return self.answer()
 
-    def _signal(self, wish: signal.Signals) -> None:
-        """To the run itself; SIGKILL to all that it started."""
+    def _signal(self, wish: signal.Signals) -> bool:
+        """To the run itself; SIGKILL to all that it started. Returns whether there was one."""
         pid = int(_read(self._run / "pid") or 0)
         with contextlib.suppress(ProcessLookupError):
             if pid:
                 (os.killpg if wish == signal.SIGKILL else os.kill)(pid, wish)
+                return True
+        return False
 
     def follow(self, firsts: Sequence[int], seconds: float) -> Iterator[Line]:
         """The lines of the log, as they come, until the run ends.
@@ -272,7 +283,6 @@ def _parser() -> argparse.ArgumentParser:
     start = commands.add_parser("start")
     start.add_argument("identity")
     start.add_argument("recipes")
-    start.add_argument("--env", action="append", default=[])
     start.add_argument("arguments", nargs=argparse.REMAINDER)
     report = commands.add_parser("report")
     report.add_argument("--first", type=int, nargs="*", default=[])  # of worker 0, 1, ...
@@ -291,9 +301,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return Worker(Path.home(), -1).supervise()
     worker = Worker(Path.home(), own_number())
     if arguments.command == "start":
-        said = worker.start(
-            arguments.identity, arguments.recipes, arguments.env, arguments.arguments
-        )
+        said = worker.start(arguments.identity, arguments.recipes, arguments.arguments)
     elif arguments.command == "stop":
         said = worker.stop(arguments.seconds, arguments.kill)
     else:
