@@ -1,5 +1,6 @@
 """Files of all kinds, of all families; and what cannot be drawn."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.visualize.tiny import MAE, SWIN, drawn, vit
+from vit_jax import create_model
 from vit_jax.cli.visualize import KINDS as OFFERED
 from vit_jax.errors import UserError
 from vit_jax.objectives.mae import patch_statistics
@@ -34,9 +36,12 @@ def draws(monkeypatch, tmp_path):
     """Draws without the global state of pyplot: names of the files, and what was reported."""
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # an import of it fails
 
+    outputs = []
+
     def names(model, files, *what, **choices):
         said = []
-        output = tmp_path / "new" / "out"
+        output = tmp_path / "new" / f"{len(outputs)}"
+        outputs.append(output)
         written = draw(model, files, output, what or ("all",), Choices(**choices), said.append)
         assert sorted(output.iterdir()) == sorted(written)
         assert [line for line in said if not line.startswith("left out: ")] == list(
@@ -104,6 +109,8 @@ def test_a_swin_has_features_of_its_stages_and_filters(files, draws, monkeypatch
     sizes = [(place.name, place.stride, place.colors.shape) for place in shown[0]]
     # Of 20 by 12 pixels: the second map has a row more than fits.
     assert sizes == [("stage 0", (4, 4), (2, 5, 3, 3)), ("stage 1", (8, 8), (2, 3, 2, 3))]
+    names, _ = draws(model, files, "pca", layer=2)
+    assert names == ["pca_layer2"] and shown[1][0].stride == (8, 8)
     with pytest.raises(UserError, match="layer 3: the model has layers 0 to 2"):
         draws(model, files, "pca", layer=3)
 
@@ -134,7 +141,7 @@ def test_columns_of_a_reconstruction_have_names():
     (axes,) = figure.axes
     names = [label.get_text() for label in axes.get_xticklabels()]
     assert names == ["picture", "what is seen", "what is painted", "painted where masked"]
-    np.testing.assert_allclose(axes.get_xticks(), [8, 20, 32, 44])  # middles, of 2 + 10 each
+    np.testing.assert_allclose(axes.get_xticks(), [6.5, 18.5, 30.5, 42.5])  # of pixels 2 to 11, ...
 
 
 @pytest.mark.parametrize(
@@ -158,6 +165,14 @@ def test_what_a_swin_does_not_have(files, draws):
     for what in ("attention", "rollout", "distance", "positions"):
         with pytest.raises(UserError, match=f"{what} cannot be drawn of a Swin .* choose pca"):
             draws(model, files, what)
+
+
+def test_what_is_no_transformer(files, tmp_path):
+    model = vit()
+    other = create_model("resnetv2_50x1_bit")
+    with pytest.raises(UserError, match=r"nothing to draw: attention .* no transformer"):
+        draw(dataclasses.replace(model, module=other), files, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_errors_of_files(files, draws, tmp_path, monkeypatch):

@@ -147,12 +147,15 @@ def draw(
     """
     new_figure(1, 1)  # where it cannot be had, nothing else is worth the wait
     check_not_rounded(model.params)
-    kinds = _kinds(model, what, bool(files), report)
-    of_pictures = any(KINDS[name].of_pictures for name in kinds)
+    kinds, left_out = _kinds(model, what, bool(files))
+    _check_choices(model, choices)
     if "pca" in kinds and len(files) > IN_ONE:
         raise UserError(f"{len(files)} pictures; pca shows at most {IN_ONE} in one figure")
+    of_pictures = any(KINDS[name].of_pictures for name in kinds)
     pictures = read_pictures(files, model) if of_pictures else []
     folder, written = _folder(output), []
+    for reason in left_out:
+        report(f"left out: {reason}")
     model = dataclasses.replace(model, params=jax.device_put(model.params))
     for name in kinds:
         bar = tqdm(pictures, name, disable=None, leave=False)
@@ -163,12 +166,10 @@ def draw(
     return written
 
 
-def _kinds(
-    model: Model, what: Sequence[str], has_files: bool, report: Callable[[str], None]
-) -> list[str]:
-    """The kinds to draw, in the order of `KINDS`."""
+def _kinds(model: Model, what: Sequence[str], has_files: bool) -> tuple[list[str], list[str]]:
+    """The kinds to draw, in the order of `KINDS`, and why others of "all" are not among them."""
     naming.check_known("kind of picture", what, (*KINDS, ALL))
-    found = []
+    found, left_out = [], []
     for name, kind in KINDS.items():
         if name not in what and ALL not in what:
             continue
@@ -179,10 +180,21 @@ def _kinds(
         except UserError as error:
             if name in what:
                 raise
-            report(f"left out: {error}")
+            left_out.append(str(error))
             continue
         found.append(name)
-    return found
+    if not found:
+        raise UserError(f"there is nothing to draw: {left_out[0]}")
+    return found, left_out
+
+
+def _check_choices(model: Model, choices: Choices) -> None:
+    """Raises UserError for a layer or head that the model does not have."""
+    if isinstance(model.module, SwinTransformer):
+        _layer(choices.layer, sum(model.module.depths))
+    else:
+        _layer(choices.layer, model.module.depth)
+        _heads(choices.heads, model.module.num_heads)
 
 
 def read_pictures(files: Sequence[str | os.PathLike[str]], model: Model) -> list[Picture]:

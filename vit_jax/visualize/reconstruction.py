@@ -82,7 +82,8 @@ def reconstruction_figure(sheet: np.ndarray, title: str) -> "Figure":
     axes = figure.subplots()
     show(axes, sheet)
     column = (width - GAP) / len(COLUMNS)
-    axes.set_xticks([GAP + column * (i + 0.5) for i in range(len(COLUMNS))], COLUMNS, fontsize=8)
+    first = GAP + (column - GAP - 1) / 2  # the middle pixel
+    axes.set_xticks([first + column * i for i in range(len(COLUMNS))], COLUMNS, fontsize=8)
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, left=False)
     axes.tick_params(labelleft=False, length=0)
     for side in axes.spines.values():
