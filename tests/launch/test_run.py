@@ -283,7 +283,10 @@ def test_what_cannot_be_asked(cloud, tpu, train):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--workdir=runs/x", TWO, "--package=x"], "this TPU has 2 workers, and each has its own disk"),
+        (
+            ["--workdir=runs/x", TWO, "--package=x"],
+            "this TPU has 2 workers, and each has its own disk",
+        ),
         (
             ["--workdir=runs/x", ONE, "--restarts=1", "--package=x"],
             "created anew has an empty disk",
