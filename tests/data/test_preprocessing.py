@@ -15,6 +15,7 @@ import vit_jax
 from tests.data.pictures import encode, natural, needs_photographs, photographs
 from tests.models import timm_oracle  # noqa: F401 - makes torchvision importable without CUDA
 from vit_jax.data import eval_transform, open_source
+from vit_jax.data.preprocessing import described
 from vit_jax.models import Preprocessing
 from vit_jax.models.registry import IMAGENET_MEAN, IMAGENET_STD
 from vit_jax.training.config import base_config
@@ -269,3 +270,17 @@ def test_specs():
     assert eval_transform(Preprocessing(crop_pct=1.0, crop_mode="squash")) == (
         "resize(1.0)|center_crop"
     )
+
+
+@pytest.mark.parametrize("mode", ["center", "center_floor", "squash"])
+@pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0])
+def test_a_transform_is_described_by_what_makes_it(mode, crop_pct):
+    prep = dataclasses.replace(IMAGENET, crop_mode=mode, crop_pct=crop_pct)
+    assert described(eval_transform(prep), IMAGENET) == prep
+
+
+def test_transforms_that_are_no_preprocessing_have_no_description():
+    whole = dataclasses.replace(IMAGENET, crop_mode="squash", crop_pct=1.0)
+    assert described("resize", IMAGENET) == whole
+    for spec in ("resize(0.9)", "resize_pad", "resize_small", "flip|resize", "resize|resize"):
+        assert described(spec, IMAGENET) is None
