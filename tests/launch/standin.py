@@ -35,6 +35,12 @@ STOCKOUT = (
     'capacity in the zone \\"us-central1-c\\"; you can try in another zone where Cloud TPU Nodes '
     'are offered (see https://cloud.google.com/tpu/docs/regions) [EID: 0x9f48947a7d57c8d]"}'
 )
+NO_NETWORK = (
+    "ERROR: gcloud crashed (ConnectionError): HTTPSConnectionPool(host='tpu.googleapis.com', "
+    "port=443): Max retries exceeded with url: /v2/projects/p\n\nIf you would like to report this "
+    "issue, please run the following command:\n  gcloud feedback\n\nTo check gcloud for common "
+    "problems, please run the following command:\n  gcloud info --run-diagnostics"
+)
 DROP = "ERROR: (gcloud.compute.tpus.tpu-vm.ssh) [/usr/bin/ssh] exited with return code [255]."
 
 

@@ -66,6 +66,8 @@ def test_one_sentence_says_what_to_do(cloud, tpu):
         ("ERROR: (gcloud.x) SSH Key is not present in the SSH agent.", Kind.OTHER),
         ('ERROR: (gcloud.x) This TPU has terminal state "PREEMPTED", so it cannot be used anymore.',
          Kind.UNUSABLE),
+        (standin.NO_NETWORK, Kind.NETWORK),
+        ("ERROR: (gcloud.x) UNAVAILABLE: The service is currently unavailable.", Kind.NETWORK),
         ("bash: uv: command not found", Kind.OTHER),  # on a worker
         ("ERROR: (gcloud.x) something new\nin two lines", Kind.OTHER),
     ],
@@ -74,7 +76,8 @@ def test_kinds_of_failures(stderr, kind):
     error = GcloudError(["gcloud", "compute", "tpus", "tpu-vm", "create", "mine"], 1, stderr)
     assert error.kind is kind
     assert "\n" not in str(error) and str(error).endswith(kind.value)
-    assert stderr.rpartition(") ")[2].splitlines()[0] in str(error)
+    assert "gcloud feedback" not in str(error)
+    assert stderr.rpartition(") ")[2].splitlines()[0].removeprefix("ERROR: ") in str(error)
     assert GcloudError(["gcloud"], 255, stderr).kind is Kind.SSH
 
 
@@ -91,6 +94,18 @@ def test_a_request_that_is_over_is_made_anew(cloud, tpu, states):
         content["queue"]["mine"] = {"states": states, "accelerator_type": "v4-8", "node": "mine"}
     assert tpu("create", "mine", V4, "--queued")[0] == 0
     assert cloud.verbs() == ["queued-resources delete", "queued-resources create"]
+
+
+def test_what_is_waited_for_is_asked_for_again_where_there_is_no_network(cloud, tpu):
+    """Once it waits; at first it says so, and ends."""
+    cloud.play("tpu-vm describe", stderr=standin.NO_NETWORK, code=1)
+    code, _, errors = tpu("create", "mine", V4, "--queued")
+    assert code == 2 and "Google's service cannot be reached from here" in errors
+    cloud.play("queued-resources describe", after=1, stderr=standin.NO_NETWORK, code=1)
+    code, text, errors = tpu("create", "mine", V4, "--queued")
+    assert code == 0, errors
+    assert "cannot be reached from here; run the same command again; trying again in 0.1 s" in text
+    assert cloud.verbs() == ["queued-resources create"]
 
 
 def test_a_request_that_fails_says_why(cloud, tpu):

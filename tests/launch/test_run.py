@@ -164,6 +164,15 @@ def test_a_broken_connection_is_no_failure(cloud, train):
         assert text.count(f"[worker {worker}] a new run") == 1
 
 
+def test_a_network_that_is_gone_for_a_while_is_no_failure(cloud, train):
+    for call in ("worker start", "worker report", "tpu-vm describe"):
+        after = 1 if "describe" in call else 0  # the first sees that the TPU is not there
+        cloud.play(call, after=after, stderr=standin.NO_NETWORK, code=1)
+    code, text, errors = train(ONE)
+    assert code == 0, errors
+    assert text.count("cannot be reached from here") == 3 and len(starts(cloud)) == 1
+
+
 def test_a_broken_connection_while_it_starts(cloud, train):
     cloud.play("worker start", stderr=standin.DROP, code=255)
     code, text, errors = train(ONE)

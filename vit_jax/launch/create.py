@@ -4,7 +4,7 @@ import time
 
 from vit_jax.errors import UserError
 from vit_jax.launch.gcloud import GcloudError, Kind
-from vit_jax.launch.state import Seen, State, describe, look, only_node_of, shape_text
+from vit_jax.launch.state import PATIENCE, Seen, State, describe, look, only_node_of, shape_text
 from vit_jax.launch.tpu_vm import Hardware, Tpu
 
 LONGEST_PAUSE = 20  # polls, between two tries where there is no capacity
@@ -21,9 +21,10 @@ def ensure(tpu: Tpu, hardware: Hardware, patient: bool = False) -> Seen:
     Raises:
       UserError: it cannot be had, or what is there is something else.
     """
-    said, created, pause = "", False, 1
+    said, created, pause, tries = "", False, 1, 1
     while True:
-        seen = look(tpu, assumed=State.READY if created else State.ABSENT)
+        seen = look(tpu, State.READY if created else State.ABSENT, PATIENCE if patient else tries)
+        tries = PATIENCE  # who waits for it already should not wait in vain
         if seen.word and seen.word != said:
             print(f"{tpu.name}: {seen.word}", flush=True)
             said = seen.word

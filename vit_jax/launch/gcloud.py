@@ -33,6 +33,7 @@ class Kind(enum.Enum):
         "give --no-autocheckpoint"
     )
     UNUSABLE = "vit-jax tpu create makes it anew"
+    NETWORK = "Google's service cannot be reached from here; run the same command again"
     SSH = "the connection was lost; run the same command again"
     OTHER = ""  # gcloud says itself what to do, as where one is not logged in
 
@@ -50,6 +51,10 @@ _SIGNS = (
     (Kind.UNUSABLE, r"cannot be (used anymore|currently connected to)"),
     (Kind.ABSENT, r"NOT_FOUND|[Nn]ot found"),
     (Kind.FORBIDDEN, r"PERMISSION_DENIED|[Pp]ermission .* denied"),
+    (
+        Kind.NETWORK,
+        r"UNAVAILABLE|DEADLINE_EXCEEDED|Unable to find the server|HTTPSConnectionPool|timed out",
+    ),
 )
 
 
@@ -82,6 +87,8 @@ def kind_of(stderr: str) -> Kind:
     """
     if re.search(r"command group installed", stderr):
         return Kind.NO_ALPHA
+    if re.search(r"ERROR: gcloud crashed \(\w*(Connection|Transport|Timeout|SSL)\w*\)", stderr):
+        return Kind.NETWORK
     _, own, text = stderr.rpartition("ERROR: (gcloud.")
     for kind, sign in _SIGNS:
         if own and re.search(sign, text):
@@ -92,7 +99,7 @@ def kind_of(stderr: str) -> Kind:
 # What `gcloud ... ssh` and `scp` say of their own work, release 528.
 _CHATTER = re.compile(
     r"(SSH|SCP): Attempting|Using (ssh|scp) batch|##### Command|Retrying:|Failed to execute"
-    r"|WARNING:"
+    r"|WARNING:|If you would like to report this|gcloud feedback|To check gcloud|gcloud info"
 )
 
 

@@ -18,7 +18,8 @@ PYTHON = f"{FOLDER}/venv/bin/python"
 ATTEMPTS = 5
 COPY_SECONDS = 900
 SLACK = 120.0  # seconds that connecting may take, gcloud's own retries included
-LOST = (Kind.SSH, Kind.UNUSABLE, Kind.ABSENT)  # the machine may be gone; nobody did anything wrong
+# The machine or the way to it may be gone; nobody did anything wrong.
+LOST = (Kind.SSH, Kind.NETWORK, Kind.UNUSABLE, Kind.ABSENT)
 
 
 class NotInstalledError(UserError):
@@ -92,7 +93,7 @@ def ask_all(
             command = ["gcloud", *tpu.ssh("")]
             reason = GcloudError(command, SSH_FAILED, f"{len(found)} of {workers} workers answered")
         except GcloudError as error:
-            if error.kind is not Kind.SSH:
+            if error.kind not in (Kind.SSH, Kind.NETWORK):
                 raise
             reason = error
         if attempt + 1 < ATTEMPTS:

@@ -3,11 +3,14 @@
 import dataclasses
 import enum
 import json
+import time
 from typing import Any
 
 from vit_jax.errors import UserError
 from vit_jax.launch.gcloud import GcloudError, Kind
 from vit_jax.launch.tpu_vm import Tpu
+
+PATIENCE = 120  # tries to reach the service for what is being waited for: an hour
 
 
 class State(enum.Enum):
@@ -71,20 +74,25 @@ class Seen:
     queue: str | None = None
 
 
-def look(tpu: Tpu, assumed: State = State.READY) -> Seen:
+def look(tpu: Tpu, assumed: State = State.READY, tries: int = 1) -> Seen:
     """Returns what there is of `tpu`; in a dry run, `assumed`.
+
+    Args:
+      tpu: which.
+      assumed: of a dry run.
+      tries: how often to ask, `tpu.poll` seconds apart, where the service cannot be reached.
 
     Raises:
       GcloudError: gcloud failed otherwise than by not finding it.
     """
-    node = _describe(tpu, "tpu-vm")
+    node = _describe(tpu, "tpu-vm", tries)
     if tpu.gcloud.dry_run:
         return Seen(assumed, workers=1)
     seen = Seen(State.ABSENT) if node is None else _of_node(node)
     if seen.state is State.READY or (seen.queue is None and node is not None):
         return seen
     queue = seen.queue or tpu.name
-    request = _describe(tpu.named(queue), "queued-resources")
+    request = _describe(tpu.named(queue), "queued-resources", tries)
     if request is None:
         return seen
     queued = _of_request(tpu, request, queue)
@@ -115,7 +123,7 @@ def describe(seen: Seen) -> str:
     return ", ".join(filter(None, [word, seen.accelerator_type, workers, queue]))
 
 
-def _describe(tpu: Tpu, group: str) -> dict[str, Any] | None:
+def _describe(tpu: Tpu, group: str, tries: int = 1) -> dict[str, Any] | None:
     """The resource as the API gives it, None where there is none."""
     try:
         command = tpu.command(group, "describe", "--format=json")
@@ -123,7 +131,11 @@ def _describe(tpu: Tpu, group: str) -> dict[str, Any] | None:
     except GcloudError as error:
         if error.kind is Kind.ABSENT:
             return None
-        raise
+        if error.kind is not Kind.NETWORK or tries == 1:
+            raise
+        print(f"{error}; trying again in {tpu.poll:g} s", flush=True)
+        time.sleep(tpu.poll)
+        return _describe(tpu, group, tries - 1)
     return json.loads(text) if text else {}
 
 

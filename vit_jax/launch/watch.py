@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from vit_jax.launch.answers import Answer, Line
 from vit_jax.launch.gcloud import GcloudError
 from vit_jax.launch.remote import LOST, ask
-from vit_jax.launch.state import State, look
+from vit_jax.launch.state import PATIENCE, State, look
 from vit_jax.launch.tpu_vm import Tpu
 
 LONGEST_PAUSE = 10  # polls, between two tries to reach the workers
@@ -67,7 +67,7 @@ def watch(tpu: Tpu, workers: int, log: Log, worker: int | None = None) -> dict[i
             if all(x.state != "running" and log.shows_all(x) for x in found.values()):
                 return found
             continue
-        seen = look(tpu)
+        seen = look(tpu, tries=PATIENCE)
         if seen.state is not State.READY:
             print(f"{tpu.name}: {seen.word or 'there is none any more'}", flush=True)
             return {}
