@@ -17,7 +17,9 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="folder of a run, or what vit-jax convert wrote"
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="folder of a run or of vit-jax convert, or weights that say what they are",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
     parser.add_argument(
