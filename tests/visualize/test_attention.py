@@ -107,7 +107,7 @@ def test_figures_show_it_there():
     bright = [np.unravel_index(x.argmax(), GRID) for x in high]
     assert bright == [WHERE, WHERE, WHERE, (0, 4)]
     titles = [axes.get_title() for axes in figure.axes[:4]]
-    assert titles[:2] == ["picture", "mean of heads\n5 % not on patches"]
+    assert titles[:2] == ["picture", "mean of heads\n5.0 % not on patches"]
     (only,) = (f.axes[2].get_title() for f in [attention_figure(pixels, found, STRIDE, "", [1])])
     assert only.startswith("head 1")
 

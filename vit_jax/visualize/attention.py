@@ -130,4 +130,4 @@ def attention_figure(
 
 def in_front(prefix: np.ndarray) -> str:
     """Says what share `(k,)` goes to tokens in front, for a title; nothing where there are none."""
-    return f"\n{100 * prefix.sum():.0f} % not on patches" if prefix.size else ""
+    return f"\n{100 * prefix.sum():.1f} % not on patches" if prefix.size else ""

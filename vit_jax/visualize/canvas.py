@@ -120,7 +120,7 @@ def lay_over(
     """
     grey = 0.7 * pixels.mean(axis=-1, keepdims=True)  # so that the colours stay what they mean
     show(axes, grey.astype(np.uint8))
-    colors = dict(cmap="inferno", alpha=0.75, vmin=0, vmax=top)
+    colors = dict(cmap="inferno", alpha=0.65, vmin=0, vmax=top)
     return show_patches(axes, values, stride, pixels.shape[:2], title, **colors)
 
 

@@ -247,7 +247,7 @@ def _attention(model: Model, pictures: Iterable[Picture], choices: Choices) -> D
     grid, prefix = module.grid(), module.num_prefix_tokens
     pooling = choices.layer is None and module.global_pool == "map"
     whose = "the class token" if module.class_token else "all patches"
-    where = ("pooling", "pooling") if pooling else (f"{whose}, layer {layer}", f"layer{layer}")
+    where = ("the pooling", "pooling") if pooling else (f"{whose}, layer {layer}", f"layer{layer}")
     for picture in pictures:
         if pooling:
             found = seen.intermediates(module, model.params, picture.image[None], ("features",))

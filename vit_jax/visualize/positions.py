@@ -60,16 +60,14 @@ def positions_figure(similarities: np.ndarray, title: str) -> "Figure":
         similarities: from `similarity`.
         title: above all.
     """
-    rows, columns = similarities.shape[:2]
-    longer = 6.0 / max(rows, columns)
-    figure = new_figure(max(columns * longer, 2.0) + 1.6, max(rows * longer, 2.0) + 0.7)
+    sheet = mosaic(similarities)
+    height, width = (6.0 * side / max(sheet.shape) for side in sheet.shape)
+    figure = new_figure(max(width, 2.0) + 1.6, max(height, 2.0) + 0.7)
     axes = figure.subplots()
     axes.set_title(title, fontsize=9)
-    shown = axes.imshow(
-        mosaic(similarities), cmap="viridis", vmin=-1, vmax=1, interpolation="nearest"
-    )
-    axes.set_xticks(*_ticks(columns), fontsize=7)
-    axes.set_yticks(*_ticks(rows), fontsize=7)
+    shown = axes.imshow(sheet, cmap="viridis", vmin=-1, vmax=1, interpolation="nearest")
+    axes.set_xticks(*_ticks(similarities.shape[1]), fontsize=7)
+    axes.set_yticks(*_ticks(similarities.shape[0]), fontsize=7)
     axes.set_xlabel("column of the patch", fontsize=8)
     axes.set_ylabel("row of the patch", fontsize=8)
     for side in axes.spines.values():
