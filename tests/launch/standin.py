@@ -352,6 +352,8 @@ def ssh(cloud, name, flags, play):
             cloud.preempt(name)
             fail(DROP, 255)
         codes = [process.wait() for process in processes]
+        if min(codes) < 0:  # killed with its machine
+            fail(DROP, 255)
     for worker, code in zip(chosen, codes):
         if code:
             status = f"##### Command execution on worker {worker} failed with exit status {code}."

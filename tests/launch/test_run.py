@@ -13,7 +13,7 @@ import pytest
 
 from tests.launch import standin
 from vit_jax.cli.main import main
-from vit_jax.launch.look_after import stop
+from vit_jax.launch.look_after import delete, stop
 from vit_jax.launch.tpu_vm import Tpu
 
 HOLD = "--config.hold=3"  # the run waits in the middle
@@ -203,6 +203,16 @@ def test_stop_saves_and_the_same_command_resumes(cloud, train, tpu):
     assert code == 0 and "[worker 1] resuming after step 3" in text
 
 
+def test_what_somebody_deletes_is_not_made_anew(cloud, train):
+    def delete_it():  # from another terminal
+        assert delete(Tpu("mine"), yes=True, force=True) == 0
+
+    with when_it_is_watched(cloud, 1, delete_it):
+        code, _, errors = train(ONE, HOLD, "--restarts=3")
+    assert code == 1 and "somebody has deleted mine, and the run with it" in errors
+    assert [verb for verb in cloud.verbs() if verb.endswith("create")] == ["tpu-vm create"]
+
+
 def test_maintenance_says_sigterm_and_the_run_goes_on(cloud, train):
     """As autocheckpoint does; nobody asked for it to stop."""
 
@@ -280,6 +290,9 @@ def test_what_cannot_be_asked(cloud, tpu, train):
         code, _, errors = tpu(command, "mine", *more)
         assert code == 2 and "mine is not there, expected READY" in errors
     assert tpu("status", "mine")[:2] == (0, "mine: absent\n")
+    cloud.node("other", state="REPAIRING")
+    code, _, errors = tpu("logs", "other")
+    assert code == 2 and "REPAIRING, expected READY; vit-jax tpu create waits for it" in errors
     cloud.node("mine")
     code, _, errors = tpu("train", "mine", "--config", RECIPE, "--workdir=/x")
     assert code == 2 and "vit-jax is not installed on mine; run vit-jax tpu setup mine" in errors

@@ -74,6 +74,15 @@ class Seen:
     queue: str | None = None
 
 
+_ADVICE = {
+    State.ABSENT: "vit-jax tpu create makes it",
+    State.COMING: "vit-jax tpu create waits for it",
+    State.LEAVING: "vit-jax tpu create makes it anew",
+    State.GONE: "vit-jax tpu create makes it anew",
+    State.OTHER: "use another one, or delete it",
+}
+
+
 def look(tpu: Tpu, assumed: State = State.READY, tries: int = 1) -> Seen:
     """Returns what there is of `tpu`; in a dry run, `assumed`.
 
@@ -109,8 +118,7 @@ def ready(tpu: Tpu) -> Seen:
     seen = look(tpu)
     if seen.state is not State.READY:
         raise UserError(
-            f"{tpu.name} is {seen.word or 'not there'}, expected READY; vit-jax tpu create makes "
-            "it, or makes it anew"
+            f"{tpu.name} is {seen.word or 'not there'}, expected READY; {_ADVICE[seen.state]}"
         )
     return seen
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 
+from vit_jax.errors import UserError
 from vit_jax.launch.answers import Answer, Line
 from vit_jax.launch.gcloud import GcloudError
 from vit_jax.launch.remote import LOST, ask
@@ -10,6 +11,12 @@ from vit_jax.launch.state import PATIENCE, State, look
 from vit_jax.launch.tpu_vm import Tpu
 
 LONGEST_PAUSE = 10  # polls, between two tries to reach the workers
+
+
+class DeletedError(UserError):
+    """The TPU is no more. One that was preempted is still there, in a state that says so."""
+
+    exit_code = 1
 
 
 class Log:
@@ -48,7 +55,10 @@ def watch(tpu: Tpu, workers: int, log: Log, worker: int | None = None) -> dict[i
       worker: only this one; None: all.
 
     Returns:
-      How the run ended, by worker; {} where the TPU itself is gone, and in a dry run.
+      How the run ended, by worker; {} where the TPU itself was taken away, and in a dry run.
+
+    Raises:
+      DeletedError: somebody has deleted it.
     """
     pause, wanted = 1, 1 if worker is not None else workers
     while True:
@@ -68,8 +78,13 @@ def watch(tpu: Tpu, workers: int, log: Log, worker: int | None = None) -> dict[i
                 return found
             continue
         seen = look(tpu, tries=PATIENCE)
+        if seen.state is State.ABSENT or seen.word == "DELETING":
+            raise DeletedError(
+                f"somebody has deleted {tpu.name}, and the run with it; it is not made anew by "
+                "itself (vit-jax tpu create, or train with what to create, does)"
+            )
         if seen.state is not State.READY:
-            print(f"{tpu.name}: {seen.word or 'there is none any more'}", flush=True)
+            print(f"{tpu.name}: {seen.word}", flush=True)
             return {}
         print(f"{reason}; the run goes on, asking again in {pause * tpu.poll:g} s", flush=True)
         time.sleep(pause * tpu.poll)
