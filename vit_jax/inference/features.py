@@ -134,8 +134,7 @@ def extractor(model: Model, kind: str, batch_size: int) -> Forward:
     known = available(model.module)
     if kind not in known:
         raise UserError(
-            f"this {type(model.module).__name__} has no features {kind!r}: choose "
-            f"{' or '.join(map(repr, known))}"
+            f"the model has no features {kind!r}: choose {' or '.join(map(repr, known))} (--which)"
         )
     return Forward(model, functools.partial(_features, kind), batch_size)
 

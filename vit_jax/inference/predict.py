@@ -174,7 +174,7 @@ def check_classifies(model: Model) -> None:
         )
     else:
         return
-    raise UserError(f"{cause}: for its features, there is vit-jax features (extract_features)")
+    raise UserError(f"{cause}: for its features, there is vit-jax features")
 
 
 def show(found: Iterator[Prediction], as_json: bool, output: TextIO | None = None) -> None:
