@@ -31,7 +31,7 @@ LOSS, PARAMETER, KEYS_BIAS = 1e-14, 1e-12, 1e-9
 LAYOUTS = [sizes for sizes in itertools.product((1, 2, 4, 8), repeat=4) if np.prod(sizes) == 8]
 SOME = {
     "vit": [(8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (1, 1, 1, 8), (1, 2, 2, 2)],
-    "swin": [(1, 1, 8, 1), (1, 2, 2, 2)],
+    "swin": [(1, 1, 8, 1), (1, 2, 2, 2), (2, 1, 4, 1)],
     "mae": [(1, 4, 2, 1), (2, 1, 1, 4)],
 }
 EVERY = bool(os.environ.get("VIT_JAX_EVERY_MESH"))

@@ -19,7 +19,7 @@ from flax import linen as nn
 from vit_jax.errors import UserError
 from vit_jax.models.layers.attention import Attention
 from vit_jax.models.layers.drop import Key
-from vit_jax.models.layers.linear import Linear, named
+from vit_jax.models.layers.linear import Linear, named, token_axes
 
 Pair = tuple[int, int]
 Shift = tuple[int, int] | jax.Array  # (rows, columns); an array where blocks are scanned
@@ -41,6 +41,16 @@ def to_windows(x: jax.Array, window: Pair) -> jax.Array:
     p, q = window
     x = x.reshape(b, h // p, p, w // q, q, d).swapaxes(2, 3)
     return x.reshape(b, -1, p * q, d)
+
+
+def _by_window(x: jax.Array) -> jax.Array:
+    """Windows `(b, windows, n, d)`, each whole on a device, and their gradient alike.
+
+    The gradients of the projections' kernels sum over images and windows. Where one factor of them
+    is split by windows and the other in a way that a reshape of the map brought along, XLA leaves
+    out the sum over another axis of the mesh (seen with jaxlib 0.10.2).
+    """
+    return nn.with_logical_constraint(x, token_axes(x.ndim, "embed"))
 
 
 def from_windows(x: jax.Array, window: Pair, grid: Pair) -> jax.Array:
@@ -183,9 +193,9 @@ class WindowAttention(nn.Module):
         if moved:
             x = jnp.roll(x, [-s for s in shift], axis=(1, 2))
             bias = bias + shift_mask(grid, self.window, shift).astype(bias.dtype)
-        windows = to_windows(x, self.window)
+        windows = _by_window(to_windows(x, self.window))
         mixed, weights = attention(windows, None, key, return_weights, bias)
-        x = from_windows(mixed, self.window, grid)
+        x = from_windows(_by_window(mixed), self.window, grid)
         if moved:
             x = jnp.roll(x, list(shift), axis=(1, 2))
         if weights is not None:
