@@ -61,6 +61,8 @@ def test_all_in_one_command(cloud, train):
         == ["tpu-vm create"] + ["tpu-vm ssh"] * 2 + ["tpu-vm scp"] + ["tpu-vm ssh"] * 2
     )
     config = start.split()[2]
+    variables = (cloud.home("mine", 1) / config).with_name("environment.json")
+    assert variables.stat().st_mode & 0o077 == 0
     assert (cloud.home("mine", 1) / config).read_text() == Path(RECIPE).read_text()
     assert (cloud.home("mine", 1) / config).with_name("deit_digits.py").exists()  # starts from it
 
@@ -372,6 +374,13 @@ def test_a_machine_that_does_not_answer_is_not_waited_for_for_ever(cloud, train,
     code, text, errors = train(ONE, "--restarts=1")
     assert code == 0, errors
     assert "no answer within 2 s; the connection was lost" in text
+
+
+def test_a_source_that_is_none_is_said_before_anything_is_paid_for(cloud, tpu, tmp_path):
+    what = ("--config", RECIPE, "--workdir=/x", "--source", tmp_path)
+    code, _, errors = tpu("train", "mine", ONE, *what)
+    assert code == 2 and "has no setup.py and no pyproject.toml" in errors
+    assert cloud.calls == []
 
 
 def test_ctrl_c_ends_the_showing_and_not_the_run(cloud, train, tpu, monkeypatch):

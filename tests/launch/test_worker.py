@@ -16,6 +16,7 @@ import pytest
 from tests.launch.standin import kill_all_in
 from vit_jax.launch import answers, log_file, pack, remote, worker
 from vit_jax.launch.gcloud import Gcloud
+from vit_jax.launch.install import Library
 from vit_jax.launch.tpu_vm import Tpu
 from vit_jax.launch.watch import Log
 
@@ -258,6 +259,15 @@ def test_a_source_archive_has_what_git_knows(tmp_path):
     with tarfile.open(fileobj=io.BytesIO(pack.source(tmp_path))) as tar:
         assert sorted(tar.getnames()) == [".gitignore", "new.py", "setup.py"]
         assert tar.extractfile("new.py").read() == b"x = 1\n"
+
+
+def test_a_run_is_resumed_with_the_source_it_began_with(tmp_path):
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    (tmp_path / "setup.py").write_text("x = 1\n")
+    library = Library(source=str(tmp_path))
+    began = library.archive
+    (tmp_path / "setup.py").write_text("x = 2\n")
+    assert library.archive == began != pack.source(tmp_path)
 
 
 def test_it_loads_no_jax():

@@ -1,6 +1,7 @@
 """Installs the library on every worker of a TPU."""
 
 import dataclasses
+import functools
 import shlex
 import sys
 from pathlib import Path
@@ -60,6 +61,15 @@ class Library:
                 "REQUIREMENT and --source FOLDER"
             )
 
+    @functools.cached_property
+    def archive(self) -> bytes | None:
+        """The source tree as it is when first asked for: a run is resumed with what it began with.
+
+        Raises:
+          UserError: it is no source tree.
+        """
+        return None if self.source is None else pack.source(Path(self.source))
+
 
 def setup(tpu: Tpu, library: Library) -> int:
     """`vit-jax tpu setup`: `install` on a TPU that is ready.
@@ -83,10 +93,9 @@ def install(tpu: Tpu, library: Library, workers: int) -> None:
       UserError: it cannot be installed, or a run is going.
     """
     requirement, stamp = shlex.quote(library.package or ""), library.package or ""
-    if library.source is not None:
-        content = pack.source(Path(library.source))
-        stamp = f"source {pack.short_hash(content)}"
-        send(tpu, content, ARCHIVE)
+    if library.archive is not None:
+        stamp = f"source {pack.short_hash(library.archive)}"
+        send(tpu, library.archive, ARCHIVE)
         requirement = f'"vit_jax[tpu,gcs] @ file://$HOME/{ARCHIVE}"'
     script = _INSTALL.format(
         folder=FOLDER, stamp=shlex.quote(stamp), requirement=requirement, python=PYTHON_VERSION

@@ -117,7 +117,10 @@ def train(
             "what to create (--accelerator-type) and what to install (--package or --source)"
         )
     archive = pack.recipes(Path(run.config), dict(x.split("=", 1) for x in run.environment))
-    run.check(workers=1, restarts=restarts)  # before anything is paid for
+    # Before anything is paid for:
+    run.check(workers=1, restarts=restarts)
+    if library is not None:
+        _ = library.archive
     left, tries = restarts, TRIES
     while True:
         try:
