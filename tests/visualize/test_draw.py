@@ -12,9 +12,10 @@ from vit_jax import create_model
 from vit_jax.cli.visualize import KINDS as OFFERED
 from vit_jax.errors import UserError
 from vit_jax.objectives.mae import patch_statistics
-from vit_jax.visualize import components, reconstruction_figure, to_pixels
+from vit_jax.visualize import components, kinds, reconstruction_figure, to_pixels
 from vit_jax.visualize import draw as module
-from vit_jax.visualize.draw import KINDS, Choices, draw
+from vit_jax.visualize.draw import draw
+from vit_jax.visualize.kinds import KINDS, Choices
 
 OF_MODEL = ["filters", "filters_principal", "positions"]
 OF_PICTURES = ["attention_distance", "pca"]
@@ -56,13 +57,18 @@ def draws(monkeypatch, tmp_path):
     return names
 
 
+def made_for_a_gpu(model):
+    """The same with a kernel that runs on no CPU and shows no weights."""
+    return dataclasses.replace(model, module=model.module.clone(attn_backend="cudnn"))
+
+
 def test_the_command_offers_what_there_is():
     assert (*KINDS, "all") == OFFERED
 
 
 def test_all_of_a_plain_model(files, draws):
-    names, left_out = draws(vit(reg_tokens=1), files)
-    each = [f"cat_{i}_{kind}" for i in (0, 1) for kind in ("attention_layer1", "rollout")]
+    names, left_out = draws(made_for_a_gpu(vit(reg_tokens=1)), files)
+    each = [f"{i}_cat_{kind}" for i in (0, 1) for kind in ("attention_layer1", "rollout")]
     assert names == sorted([*each, *OF_MODEL, *OF_PICTURES])
     assert left_out == [
         "left out: a reconstruction needs a masked autoencoder, and this is a VisionTransformer"
@@ -70,7 +76,7 @@ def test_all_of_a_plain_model(files, draws):
 
 
 def test_all_of_a_masked_autoencoder_whose_encoder_sees_every_patch(files, draws):
-    names, left_out = draws(drawn("mae_vit_tiny_patch16", **MAE), files[:1])
+    names, left_out = draws(made_for_a_gpu(drawn("mae_vit_tiny_patch16", **MAE)), files[:1])
     each = ["cat_attention_layer1", "cat_reconstruction", "cat_rollout"]
     assert (names, left_out) == (sorted([*each, *OF_MODEL, *OF_PICTURES]), [])
 
@@ -102,7 +108,7 @@ def test_a_swin_has_features_of_its_stages_and_filters(files, draws, monkeypatch
         shown.append(places)
         return usual(pictures, places, title)
 
-    monkeypatch.setattr(module.components, "features_figure", figure)
+    monkeypatch.setattr(kinds.components, "features_figure", figure)
     names, left_out = draws(model, files)
     assert names == ["filters", "filters_principal", "pca"]
     assert sum("no attention over the whole picture" in line for line in left_out) == 4
@@ -126,7 +132,7 @@ def test_normalised_patches_get_their_own_mean_and_variance_back(files, draws, m
         seen.append(arguments)
         return np.zeros((12, 44, 3), np.uint8)
 
-    monkeypatch.setattr(module, "reconstructions", sheet)
+    monkeypatch.setattr(kinds, "reconstructions", sheet)
     for normalised in (False, True):
         draws(model, files[:1], "reconstruction", norm_pix_loss=normalised)
     (_, plain, *_), (images, painted, mask, *_) = seen

@@ -1,4 +1,7 @@
-"""Functions from arrays to pictures, and to figures of matplotlib; `draw` alone touches files."""
+"""Functions from arrays to pictures, and to figures of matplotlib.
+
+`draw` alone touches files; it and `kinds` are not imported here, as objectives import this.
+"""
 
 from vit_jax.visualize.attention import (
     AttentionMap,

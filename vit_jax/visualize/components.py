@@ -86,7 +86,7 @@ def feature_colors(
     if len(vectors) < COLORS:
         raise UserError(
             f"{len(vectors)} patches are shown, of {shown.size}; colours need {COLORS} or more: "
-            "choose another threshold of the foreground, or more pictures"
+            "choose another threshold of the foreground, a layer with more, or more pictures"
         )
     scores = principal_components(vectors, COLORS).scores(vectors)
     low, high = scores.min(axis=0), scores.max(axis=0)

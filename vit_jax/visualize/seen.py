@@ -18,6 +18,8 @@ from vit_jax.models.vit import VisionTransformer
 def plain_encoder(module: PlainModule, what: str) -> VisionTransformer:
     """The plain Vision Transformer that a module is; a masked autoencoder's sees every patch.
 
+    Its attention is computed where the weights are seen, whatever kernel the model learned with.
+
     Args:
         module: any.
         what: that is wanted of it, for the error.
@@ -26,9 +28,9 @@ def plain_encoder(module: PlainModule, what: str) -> VisionTransformer:
         UserError: it is none; says what can be drawn of it.
     """
     if isinstance(module, MaskedAutoencoder):
-        return module.encoder_alone()
+        return module.encoder_alone().clone(attn_backend="xla")
     if isinstance(module, VisionTransformer):
-        return module
+        return module.clone(attn_backend="xla")
     if isinstance(module, SwinTransformer):
         raise UserError(
             f"{what} cannot be drawn of a Swin Transformer, which has no class token, no table of "
