@@ -40,4 +40,5 @@ def get_config() -> ConfigDict:
     config.optim.clip_norm = 1.0  # section 3.4
     config.schedule.name = "cosine"  # section 3.4
     config.schedule.final_lr = 0.0
+    config.tpu_topology = None  # not compiled for one yet
     return config

@@ -56,7 +56,6 @@ def get_config() -> ConfigDict:
     config.schedule.warmup_epochs = 5
     config.schedule.initial_lr = 1e-6 / config.optim.lr  # --warmup-lr
     config.schedule.final_lr = 1e-5 / config.optim.lr  # --min-lr, by default
-    config.tpu_topology = "v5e:4x8"  # ours: 64 images a chip
 
     config.checkpoint.every_epochs = 10
     config.eval_every_epochs = 10

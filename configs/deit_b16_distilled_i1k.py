@@ -30,4 +30,5 @@ def get_config() -> ConfigDict:
     config.objective.teacher_dtype = "bfloat16"
     config.objective.kind = "hard"  # --distillation-type
     config.objective.alpha = 0.5  # --distillation-alpha
+    config.tpu_topology = None  # not compiled for one yet
     return config

@@ -26,5 +26,4 @@ def get_config() -> ConfigDict:
     config.data.train_split = "train[:98%]"  # appendix B.1.1: 2 % are kept for choosing
     config.data.eval_split = "test"
     config.optim.lr = 0.01  # table 4: of 0.001, 0.003, 0.01, 0.03; vit_jax/configs/vit.py for B/16
-    config.tpu_topology = "v5e:4x4"  # ours: 32 images a chip
     return config

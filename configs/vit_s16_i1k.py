@@ -57,7 +57,6 @@ def get_config() -> ConfigDict:
     config.optim.clip_norm = 1.0
     config.schedule.name = "cosine"
     config.schedule.warmup_steps = 10_000
-    config.tpu_topology = "v5e:2x4"  # ours: 128 images a chip
 
     config.checkpoint.every_steps = 1000
     config.log_every_steps = 50
