@@ -1,10 +1,17 @@
-"""Every test process sees eight simulated CPU devices, as a small pod would show them."""
+"""Every test process sees eight simulated CPU devices, as a small pod would show them.
+
+What is tested is what a program computes, not how fast, and most of the time goes into compiling:
+XLA's backend is told to spend less on it, here and in the processes that tests start. Tests of
+training as users run it ask for the fixture `optimized`; XLA_FLAGS= in the environment leaves all
+as it is.
+"""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
 
 if jax.config.jax_platforms == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
@@ -14,3 +21,15 @@ if jax.config.jax_compilation_cache_dir is None:
 
 from tests.commands import call  # noqa: F401, a fixture
 from tests.object_stores import place  # noqa: F401, a fixture
+
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ.setdefault("XLA_FLAGS", QUICK)  # XLA reads it when it first compiles
+
+
+@pytest.fixture(scope="module")
+def optimized():
+    """Processes that tests of this module start compile as users' do."""
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("XLA_FLAGS") == QUICK:
+            patch.delenv("XLA_FLAGS")
+        yield

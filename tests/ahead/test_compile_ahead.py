@@ -30,6 +30,7 @@ def scanned():
     return report()
 
 
+@pytest.mark.slow
 def test_flops_do_not_depend_on_how_depth_is_written(scanned):
     """A scan's body counts as often as it runs: as if it were unrolled."""
     unrolled = report("model.scan=False")
@@ -63,6 +64,7 @@ def test_the_state_is_that_of_the_run(scanned):
     assert scanned.memory.aliased == held  # the state is donated
 
 
+@pytest.mark.slow
 def test_traffic_does_not_grow_with_the_devices():
     """Data parallel on 2, 4 and 8 devices with 8 images each: the same collectives and arrays."""
     reports = [report(f"data.batch_size={8 * n}", mesh={"data": n}) for n in (2, 4, 8)]

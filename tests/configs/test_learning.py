@@ -7,7 +7,7 @@ from tests.training import processes
 
 # Nothing is saved or evaluated on the way; the last evaluation is what counts.
 QUIET = ("checkpoint.every_epochs=None", "eval_every_epochs=None", "checkpoint.keep_best=0")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimized")]
 
 
 def trained(recipe, workdir, *changes):

@@ -44,9 +44,7 @@ def check_same(model, theirs, answer):
     with torch.no_grad():
         expected = answer(theirs(torch.tensor(images.transpose(0, 3, 1, 2)))).numpy()
     with jax.enable_x64(True):
-        options = {"xla_backend_optimization_level": 0}
-        run = jax.jit(model.module.apply, compiler_options=options)
-        found = jax.device_get(run({"params": model.params}, images))
+        found = jax.device_get(jax.jit(model.module.apply)({"params": model.params}, images))
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
 

@@ -45,6 +45,7 @@ def ours(**options):
     )
 
 
+@pytest.mark.slow
 def test_an_architecture_without_a_name_loads_as_the_model_that_is_given(tmp_path):
     assert GAP not in registry.list_models()
     folder_of(tmp_path, GAP)

@@ -184,6 +184,7 @@ def unoptimised():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ten_steps_of_adamw(tmp_path, family):

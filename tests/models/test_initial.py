@@ -1,7 +1,5 @@
 """Where training starts: each published initialisation, part by part."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +15,6 @@ TINY = dict(img_size=8, patch_size=4, embed_dim=D, depth=1, num_heads=4, mlp_rat
 
 
 KEY = jax.random.key(0, impl="rbg")  # compiles in a third of the usual generator's time
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def build(name, **options):
@@ -27,7 +24,7 @@ def build(name, **options):
 def drawn(module):
     """Initial parameters by path."""
     images = jnp.zeros((1, *np.broadcast_to(module.img_size, 2), 3))
-    params = jax.tree.map(np.asarray, quick_jit(module.init)(KEY, images)["params"])
+    params = jax.tree.map(np.asarray, jax.jit(module.init)(KEY, images)["params"])
     return traverse_util.flatten_dict(params, sep="/")
 
 
@@ -131,7 +128,7 @@ def test_the_head_starts_with_its_bias():
     """big_vision's init_head_bias: every class is unlikely at first."""
     options = dict(num_classes=7, dist_token=True, head_bias_init=-10.0)
     module = build("vit_tiny_patch16_224", **options)
-    logits, variables = quick_jit(module.init_with_output)(KEY, jnp.ones((1, 8, 8, 3)))
+    logits, variables = jax.jit(module.init_with_output)(KEY, jnp.ones((1, 8, 8, 3)))
     for values in (logits[0], variables["params"]["head_dist"]["bias"]):
         np.testing.assert_array_equal(values, np.full(7, -10.0))
 

@@ -20,7 +20,6 @@ from vit_jax.models.mae import num_kept, random_masking
 TINY = dict(img_size=(16, 8), patch_size=4, embed_dim=16, depth=2, num_heads=2)
 DECODER = dict(decoder_embed_dim=8, decoder_depth=3, decoder_num_heads=2)
 # What is compiled here runs once: unoptimised, it is ready in a third of the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def build(**options):
@@ -49,7 +48,7 @@ def forward(module, params, images, noise, **options):
     return module.apply({"params": params}, images, noise=noise, **options)
 
 
-run = quick_jit(forward, static_argnums=0)
+run = jax.jit(forward, static_argnums=0)
 
 
 # The mask.
@@ -78,7 +77,7 @@ def test_every_patch_is_masked_as_often_as_any_other():
 def test_a_mask_is_a_function_of_its_key(images, params):
     module = build()
 
-    @quick_jit
+    @jax.jit
     def masks(key):
         return module.apply({"params": params}, images, rngs={"mask": key}).mask
 
@@ -176,9 +175,7 @@ def test_blocks_scanned_and_rematerialised_give_the_same(images, params, noise):
 
 def test_what_is_captured_hangs_together(images, params, noise):
     module, names = build(), ("embedding", "tokens", "attention", "features", "decoder_tokens")
-    output, seen = quick_jit(functools.partial(forward, module, capture=names))(
-        params, images, noise
-    )
+    output, seen = jax.jit(functools.partial(forward, module, capture=names))(params, images, noise)
     assert seen.embedding.shape == (2, 3, 16)
     assert seen.tokens.shape == (2, 2, 3, 16)
     assert seen.attention.shape == (2, 2, 2, 3, 3)
@@ -191,7 +188,7 @@ def test_what_is_captured_hangs_together(images, params, noise):
 def test_positions_are_fixed(images, noise):
     """They begin as the sin-cos table, the class token's row is zero, and no gradient comes."""
     module = build()
-    params = quick_jit(module.init)(jax.random.key(0), images)["params"]
+    params = jax.jit(module.init)(jax.random.key(0), images)["params"]
     for table, dim in ((params["pos_embed"], 16), (params["decoder"]["pos_embed"], 8)):
         expected = sincos_table("sincos_2d", (4, 2), dim).astype(np.float32)
         np.testing.assert_array_equal(table["table"][0, 1:], expected)
@@ -200,7 +197,7 @@ def test_positions_are_fixed(images, noise):
     def loss(params):
         return jnp.square(forward(module, params, images, noise).prediction).sum()
 
-    gradients = traverse_util.flatten_dict(quick_jit(jax.grad(loss))(params), sep="/")
+    gradients = traverse_util.flatten_dict(jax.jit(jax.grad(loss))(params), sep="/")
     still = {name for name, gradient in gradients.items() if not np.any(gradient)}
     assert still == {"pos_embed/table", "decoder/pos_embed/table"}
 

@@ -3,8 +3,6 @@
 Logits, the map after every block and the gradient of every parameter, all weights drawn anew.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +76,7 @@ def compare(theirs, layers, logits_of, ours, mapping, size):
         expected = jax.tree.map(lambda leaf: leaf.shape, shapes)
         assert jax.tree.map(lambda leaf: leaf.shape, params) == expected
 
-        @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+        @jax.jit
         def run(params):
             def loss(params):
                 output, seen = ours.apply({"params": params}, images, capture=("tokens",))

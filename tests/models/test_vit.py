@@ -48,6 +48,7 @@ LAYOUTS = list(
 )
 
 
+@pytest.mark.slow
 def test_scan_and_remat_give_the_same_numbers_with_every_dropout_on():
     x, key = images(), jax.random.key(3)
     params = drawn(build(depth=2), x)
@@ -109,6 +110,7 @@ def test_pallas_attention_equals_the_plain_one(tokens):
     np.testing.assert_allclose(mixed, expected, atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_module_gives_the_same_numbers_and_gradients_with_the_pallas_kernel():
     from jax.experimental.pallas import tpu as pltpu
 

@@ -42,6 +42,7 @@ def start(objective, batch):
     return params, extra
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "function"),
     [

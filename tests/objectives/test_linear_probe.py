@@ -40,6 +40,7 @@ def theirs(params, features):
     return norm, head
 
 
+@pytest.mark.slow
 def test_three_steps_and_an_evaluation_equal_pytorchs(built):
     objective, params, extra, rng = built
     norm, head = theirs(params, None)
@@ -96,6 +97,7 @@ def test_models_that_have_not_one_head(options, message):
         build_linear_probe(module)
 
 
+@pytest.mark.slow
 def test_statistics_of_a_model_in_bfloat16_are_in_float32():
     module = vit_jax.create_model("vit_tiny_patch16_224", **MODEL, dtype="bfloat16")
     objective = build_linear_probe(module)

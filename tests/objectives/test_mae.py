@@ -77,6 +77,7 @@ def test_normalised_patches_have_mean_zero_and_variance_one(images):
     np.testing.assert_array_equal(flat, 0)  # and no division by zero
 
 
+@pytest.mark.slow
 def test_a_training_mask_is_a_function_of_the_key(images, params):
     step = jax.jit(objective().loss)
     keys = jax.random.split(jax.random.key(0))
@@ -162,6 +163,7 @@ def run():
     return mae_run.finished()
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_shows_pictures(run):
     result, workdir = run
     events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"images": 0})

@@ -127,6 +127,7 @@ def damages(path):
         yield f"flipped at {share}", lambda share=share: flip(int(share * len(content)))
 
 
+@pytest.mark.slow
 def test_no_damage_of_any_file_goes_unnoticed(tmp_path):
     """Either the right bits are read, or the previous checkpoint is taken and it is said."""
     original, work = tmp_path / "original", tmp_path / "work"

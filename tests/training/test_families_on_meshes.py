@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.training import families, processes, quick
+from tests.training import families, processes
 from vit_jax import data
 from vit_jax.training.experiment import Experiment
 from vit_jax.training.record import flatten
@@ -66,7 +66,7 @@ def trained(family, sizes):
         state = jax.device_put(first_state(family), run.state_factory.shardings)
         with run.activate(), run.train_batches(source(), 0) as batches:
             batch, losses = next(batches), []
-            step = quick.compiled(run.train_step().lower(state, batch))
+            step = run.train_step().lower(state, batch).compile()
             for _ in range(families.STEPS):
                 state, metrics = step(state, batch, {})
                 losses.append(metrics["loss"])

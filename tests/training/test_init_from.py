@@ -18,6 +18,8 @@ from vit_jax.training.experiment import Experiment
 from vit_jax.training.init_from import REPORT, initial_state
 from vit_jax.training.resolve import resolve
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):

@@ -16,6 +16,8 @@ from vit_jax.training.init_from import REPORT, initial_state
 from vit_jax.training.resolve import resolve
 from vit_jax.training.trained import trained_model
 
+pytestmark = pytest.mark.slow
+
 
 def tuning(**model):
     config = mae_run.on_digits()

@@ -63,6 +63,7 @@ def test_on_digits_it_counts_every_example_once(config):
     assert all(float(360 * x).is_integer() for x in found.values())
 
 
+@pytest.mark.slow
 def test_a_linear_probe_trains_the_head_alone(config, tmp_path):
     """The encoder stays as it was, bit for bit; what goes out does what was evaluated."""
     config = config.copy_and_resolve_references()

@@ -19,6 +19,8 @@ from vit_jax.training import param_rules
 from vit_jax.training.config import load_config
 from vit_jax.training.lora import find_adapters
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 ALL = ("q", "k", "v", "o", "fc1", "fc2")
 SMALL = dict(embed_dim=16, depth=2, num_heads=2, img_size=16, num_classes=3)

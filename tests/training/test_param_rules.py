@@ -98,6 +98,7 @@ def test_muon_leaves_heads_tokens_tables_and_vectors_to_adam():
         assert is_matrix == (name.endswith("kernel") and not name.startswith("head"))
 
 
+@pytest.mark.slow
 def test_every_model_of_the_family_has_rules():
     for name in vit_jax.list_models():
         module = vit_jax.create_model(name)

@@ -16,6 +16,8 @@ from vit_jax.training.partial import freeze_patterns
 from vit_jax.training.resolve import resolve
 from vit_jax.training.trained import trained_model
 
+pytestmark = pytest.mark.slow
+
 
 def flat(tree):
     return {k: np.asarray(v) for k, v in traverse_util.flatten_dict(tree, sep="/").items()}

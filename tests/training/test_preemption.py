@@ -19,6 +19,8 @@ def test_the_wish_goes_with_the_batch(signals, monkeypatch):
     signals.told = True
     assert preemption.wish(mesh).tolist() == [1] * 8
     assert preemption.wish(mesh) is preemption.wish(mesh)
+    shared = make_mesh({"data": 1, "fsdp": 1, "sequence": 1, "tensor": 8})
+    assert Preemption(signals).wish(shared).tolist() == [1] * 8  # of hosts that share all rows
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert [preemption.decided(seen) for seen in (False, True)] == [False, True]
 

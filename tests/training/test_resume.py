@@ -15,7 +15,7 @@ from tests.training import processes
 from vit_jax.training import run_folder
 from vit_jax.training.checkpoint import record_of, saved_steps
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimized")]
 LAST = 12
 
 

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from tests.training import quick, tiny
+from tests.training import tiny
 from vit_jax.errors import UserError
 from vit_jax.training import sharding
 from vit_jax.training.experiment import Experiment
@@ -173,6 +173,7 @@ def test_activations_are_split_only_where_it_divides():
     assert next(iter(rules)) == "batch"
 
 
+@pytest.mark.slow
 def test_three_heads_on_two_devices_train():
     odd = experiment((2, 2, 2), model__num_heads=3, model__embed_dim=36, model__depth=1)
     zeros = {"image": jnp.zeros((32, 8, 8, 1), jnp.uint8)}
@@ -205,7 +206,7 @@ def compiled(model, **sizes):
     with run.activate():
         jitted = jax.jit(gradient, in_shardings=(*places, None, None))
         lowered = jitted.lower(run.state_factory.shapes.params, {}, batch, jax.random.key(0), 0)
-        return quick.compiled(lowered).as_text()
+        return lowered.compile().as_text()
 
 
 def test_no_device_holds_the_attention_of_all_tokens():
@@ -232,6 +233,7 @@ def bytes_on_first_device(tree):
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 def test_eight_devices_hold_an_eighth_each():
     """Of parameters, average and moments of a ViT-Ti's width; vectors, 0.6 % of it, stay whole."""
 
@@ -245,7 +247,7 @@ def test_eight_devices_hold_an_eighth_each():
             state = run.state_factory.create()
             images = jax.ShapeDtypeStruct((32, 8, 8, 1), jnp.uint8)
             batch = {"image": images, "label": jax.ShapeDtypeStruct((32,), jnp.int32)}
-            step = quick.compiled(run.train_step().lower(state, batch))
+            step = run.train_step().lower(state, batch).compile()
         of_batch = 32 * (64 + 4) / devices
         return bytes_on_first_device(state), (
             step.memory_analysis().argument_size_in_bytes - of_batch

@@ -14,6 +14,8 @@ from vit_jax.training.resolve import resolve
 from vit_jax.training.stopwatch import Stopwatch
 from vit_jax.training.trace import Trace
 
+pytestmark = pytest.mark.slow
+
 
 def test_parts_add_up_to_the_time_that_passed(monkeypatch):
     now = 100.0

@@ -27,6 +27,7 @@ def run(tmp_path_factory):
     return workdir, vit_jax.train(config, workdir)
 
 
+@pytest.mark.slow
 def test_parameters_are_the_average_or_those_trained(run):
     workdir, result = run
     for average, wanted in ((True, result.state.ema), (False, result.state.params)):

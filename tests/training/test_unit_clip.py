@@ -64,6 +64,7 @@ def variants():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), variants(), ids=lambda x: x if str(x) == x else "")
 def test_a_vit_is_clipped_as_by_timm(name, options):
     small = SMALL | {"img_size": 64} if "r26" in name else SMALL
