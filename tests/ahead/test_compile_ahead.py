@@ -146,6 +146,12 @@ def test_a_teacher_that_is_not_here_and_has_no_name():
         report(*TEACHER)
 
 
+def test_the_configuration_of_another_library_is_no_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(UserError, match=r"is not here: .*teacher_model=NAME"):
+        described_model(str(tmp_path), "last", None, 10)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

@@ -26,7 +26,7 @@ def described_model(
       UserError: nothing says what it is.
     """
     del checkpoint
-    if run_folder.is_run(source):
+    if run_folder.holds_run(source):
         config = run_folder.read_config(source)
         module, preprocessing = build_module(config.model), models.preprocessing(config.model.name)
     elif folder.is_converted(source):
