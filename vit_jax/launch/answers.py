@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
+
+START = '{"is": '
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,13 +59,20 @@ def to_json(said: Line | Answer) -> str:
     return json.dumps({"is": type(said).__name__, **dataclasses.asdict(said)})
 
 
-def from_json(text: str) -> Line | Answer | None:
-    """Returns what `to_json` wrote; None for any other text (a greeting, half a line)."""
-    try:
-        content = json.loads(text)
-        kind = {"Line": Line, "Answer": Answer}[content.pop("is")]
-        if "arguments" in content:
-            content["arguments"] = tuple(content["arguments"])
-        return kind(**content)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
+def from_json(text: str) -> Iterator[Line | Answer]:
+    """Yields what `to_json` wrote, and leaves out other text (a greeting, half a line).
+
+    Two workers that write at once may have got onto one line: there is no order between their
+    lines and the ends of these.
+    """
+    at = text.find(START)
+    while at >= 0:
+        try:
+            content, end = json.JSONDecoder().raw_decode(text, at)
+            kind = {"Line": Line, "Answer": Answer}[content.pop("is")]
+            if "arguments" in content:
+                content["arguments"] = tuple(content["arguments"])
+            yield kind(**content)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            end = at + 1
+        at = text.find(START, end)

@@ -55,11 +55,11 @@ def ask(
     found: dict[int, answers.Answer] = {}
 
     def read(text: str) -> None:
-        said = answers.from_json(text)
-        if isinstance(said, answers.Answer):
-            found[said.worker] = said
-        elif said is not None and on_line is not None:
-            on_line(said)
+        for said in answers.from_json(text):
+            if isinstance(said, answers.Answer):
+                found[said.worker] = said
+            elif on_line is not None:
+                on_line(said)
 
     command = shlex.join([PYTHON, "-m", "vit_jax.launch.worker", *arguments])
     try:
