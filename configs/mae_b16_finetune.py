@@ -63,6 +63,7 @@ def get_config() -> ConfigDict:
     config.schedule.name = "cosine"
     config.schedule.warmup_epochs = 5
     config.schedule.final_lr = 1e-6 / config.optim.lr  # main_finetune.py: --min_lr
+    config.tpu_topology = "v5e:4x4"  # ours: 64 images a chip
 
     config.checkpoint.every_epochs = 5
     config.eval_every_epochs = 5
