@@ -1,7 +1,11 @@
 """Transforms: the pixels of torchvision's, the distribution of the paper's, errors at once."""
 
+import gc
 import math
 import pickle
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -269,3 +273,25 @@ def test_every_filter_is_one():
         for name in INTERPOLATIONS
     }
     assert len(set(results.values())) == len(INTERPOLATIONS)
+
+
+def test_threads_may_build_at_once():
+    """Python 3.11's parser fails where another thread parses while it collects garbage."""
+
+    def give_way(phase, info):
+        time.sleep(0)
+
+    def build(_):
+        return build_transform("resize_small(0.8)|center_crop('down')", (8, 8), channels=3)
+
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.callbacks.append(give_way)
+    gc.set_threshold(20)
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            assert len(list(threads.map(build, range(4000)))) == 4000
+    finally:
+        gc.callbacks.remove(give_way)
+        gc.set_threshold(*threshold)
+        sys.setswitchinterval(interval)

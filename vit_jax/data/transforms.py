@@ -35,6 +35,7 @@ import dataclasses
 import importlib
 import inspect
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,8 @@ AUGMENTATIONS = (
     "vit_jax.data.rand_augment",
     "vit_jax.data.three_augment",
 )
+# Python 3.11 may fail in two threads that parse at once (github.com/python/cpython/issues/106905).
+_PARSING = threading.Lock()
 
 
 def operation(name: str) -> Callable[[type], type]:
@@ -225,7 +228,8 @@ def _parse(spec: str) -> list[Callable[..., Picture]]:
     for module in AUGMENTATIONS:
         importlib.import_module(module)
     try:
-        node = ast.parse(spec.strip(), mode="eval").body
+        with _PARSING:
+            node = ast.parse(spec.strip(), mode="eval").body
     except SyntaxError as error:
         raise UserError(
             f"transform {spec!r} does not parse: {error.msg}; expected operations joined by '|', "
