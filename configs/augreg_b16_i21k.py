@@ -40,5 +40,5 @@ def get_config() -> ConfigDict:
     config.optim.clip_norm = 1.0  # section 3.4
     config.schedule.name = "cosine"  # section 3.4
     config.schedule.final_lr = 0.0
-    config.tpu_topology = None  # not compiled for one yet
+    config.tpu_topology = "v5e:8x8"  # ours: 64 images a chip
     return config

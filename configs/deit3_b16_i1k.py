@@ -59,4 +59,5 @@ def get_config() -> ConfigDict:
 
     config.checkpoint.every_epochs = 10
     config.eval_every_epochs = 10
+    config.tpu_topology = "v5e:4x8"  # ours: 64 images a chip
     return config

@@ -30,5 +30,5 @@ def get_config() -> ConfigDict:
     config.objective.teacher_dtype = "bfloat16"
     config.objective.kind = "hard"  # --distillation-type
     config.objective.alpha = 0.5  # --distillation-alpha
-    config.tpu_topology = None  # not compiled for one yet
+    config.tpu_topology = "v5e:4x4"  # ours: 64 images a chip
     return config

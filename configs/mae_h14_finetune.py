@@ -22,5 +22,5 @@ def get_config() -> ConfigDict:
     config.optim.lr = 1e-3 * 1024 / 256  # --blr times batch over 256
     config.optim.layer_decay = 0.75
     config.schedule.final_lr = 1e-6 / config.optim.lr
-    config.tpu_topology = None  # not compiled for one yet
+    config.tpu_topology = "v6e:8x8"  # ours: 16 images a chip
     return config
