@@ -18,5 +18,5 @@ def get_config() -> ConfigDict:
     config = load_config(Path(__file__).with_name("mae_b16_pretrain.py"))
     config.model.name = "mae_vit_large_patch16"
     config.model.remat = "dots_with_no_batch_dims_saveable"  # ours: memory for more images a device
-    config.tpu_topology = None  # not compiled for one yet
+    config.tpu_topology = "v5e:8x8"  # ours: 64 images a chip
     return config
