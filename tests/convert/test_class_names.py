@@ -171,7 +171,10 @@ def test_a_description_of_before_there_were_names_is_read(teacher):
 
 
 def test_a_teacher_of_other_classes_is_refused(teacher):
-    load = lambda names: load_model(str(teacher), class_names=names)  # noqa: E731
+
+    def load(names):
+        return load_model(str(teacher), class_names=names)
+
     assert load(["cat", "dog", "fox"]).class_names == load(None).class_names
     with pytest.raises(UserError, match=r"label 1 is 'dog' in the one and 'fox'.*model\.json"):
         load(["cat", "fox", "dog"])

@@ -1,6 +1,8 @@
-"""What the subcommands share: the `--config.key=value` arguments."""
+"""What the subcommands share: `--config.key=value`, and which of a run's parameters are meant."""
 
+import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from vit_jax.errors import UserError
 
@@ -32,3 +34,25 @@ def refuse(arguments: Sequence[str]) -> None:
     """Raises UserError if there is any argument that a subcommand without `--config` knows not."""
     if arguments:
         raise UserError(f"unknown argument {arguments[0]!r}; see vit-jax COMMAND --help")
+
+
+def add_run_choice(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that say which of a run's parameters are meant."""
+    group = parser.add_argument_group("of a run")
+    group.add_argument(
+        "--step",
+        default="last",
+        metavar="WHICH",
+        help="last, best or the number of a step (default: last)",
+    )
+    group.add_argument(
+        "--params",
+        default="ema",
+        choices=("ema", "trained"),
+        help="the running average where there is one, or what was trained (default: ema)",
+    )
+
+
+def run_choice(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `add_run_choice`, as `training.trained` takes them."""
+    return {"which": arguments.step, "average": arguments.params == "ema"}

@@ -30,18 +30,7 @@ def add_parser(commands: Any) -> None:
         "authors; own: of your own PyTorch code, which --mapping describes",
     )
     parser.add_argument("--mapping", metavar="FILE", help="mapping table of your own layout")
-    parser.add_argument(
-        "--step",
-        default="last",
-        metavar="WHICH",
-        help="of a run: last, best or the number of a step (default: last)",
-    )
-    parser.add_argument(
-        "--params",
-        default="ema",
-        choices=("ema", "trained"),
-        help="of a run: the running average where there is one, or what was trained (default: ema)",
-    )
+    common.add_run_choice(parser)
     parser.set_defaults(run=run)
 
 
@@ -55,7 +44,6 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         arguments.output,
         arguments.format,
         mapping=arguments.mapping,
-        which=arguments.step,
-        average=arguments.params == "ema",
+        **common.run_choice(arguments),
     )
     return 0

@@ -34,26 +34,14 @@ def add_parser(commands: Any) -> None:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that say which model is meant: a run's, a converted one, or others'."""
     add_source(parser, "folder of a run or of vit-jax convert, a weights file, a hub id")
-    group = parser.add_argument_group("of a run")
-    group.add_argument(
-        "--step",
-        default="last",
-        metavar="WHICH",
-        help="last, best or the number of a step (default: last)",
-    )
-    group.add_argument(
-        "--params",
-        default="ema",
-        choices=("ema", "trained"),
-        help="the running average where there is one, or what was trained (default: ema)",
-    )
+    common.add_run_choice(parser)
 
 
 def model_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `add_model`, the source apart, as `vit_jax.open_model` takes them."""
     options = source_options(arguments)
     del options["source"]
-    return {**options, "which": arguments.step, "average": arguments.params == "ema"}
+    return {**options, **common.run_choice(arguments)}
 
 
 def add_images(parser: argparse.ArgumentParser) -> None:
