@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vit_jax.convert.folder import Model
 from vit_jax.errors import UserError
@@ -103,14 +104,18 @@ def predictions(
     paths = [picture.path for picture in pictures]
     for rows in forward.over(paths, skip_unreadable=skip_unreadable):
         for path, shares, classes in zip(rows.paths, *rows.values, strict=True):
-            yield Prediction(
-                path,
-                tuple(
-                    Guess(int(index), names[index] if names else None, float(share))
-                    for index, share in zip(classes, shares, strict=True)
-                ),
-            )
+            yield Prediction(path, guesses(shares, classes, names))
     report_skipped(forward, report)
+
+
+def guesses(
+    shares: np.ndarray, classes: np.ndarray, names: Sequence[str] | None
+) -> tuple[Guess, ...]:
+    """A picture's probabilities and classes, `(k,)` each as `classifier` gives them, with names."""
+    return tuple(
+        Guess(int(index), names[index] if names else None, float(share))
+        for index, share in zip(classes, shares, strict=True)
+    )
 
 
 def opened(
@@ -160,21 +165,26 @@ def classifier(model: Model, top_k: int, batch_size: int) -> Forward:
 
 def check_classifies(model: Model) -> None:
     """Raises UserError unless the model gives a row of logits for each image."""
+    cause = why_no_classes(model)
+    if cause is not None:
+        raise UserError(f"{cause}: for its features, there is vit-jax features")
+
+
+def why_no_classes(model: Model) -> str | None:
+    """Why the model does not classify, in words; None where it does."""
     module = model.module
     if isinstance(module, MaskedAutoencoder):
-        cause = "a masked autoencoder paints pictures and knows no classes"
-    elif not module.num_classes:
-        cause = "the model has no classifier (num_classes=0)"
-    elif getattr(module, "global_pool", None) == "none":
-        cause = "the model pools nothing (global_pool='none') and classifies each token"
-    elif model.class_names is None and not getattr(module, "head_bias", True):
-        cause = (
+        return "a masked autoencoder paints pictures and knows no classes"
+    if not module.num_classes:
+        return "the model has no classifier (num_classes=0)"
+    if getattr(module, "global_pool", None) == "none":
+        return "the model pools nothing (global_pool='none') and classifies each token"
+    if model.class_names is None and not getattr(module, "head_bias", True):
+        return (
             "the model's head has no bias and nobody names its classes, as that of a CLIP tower, "
             "which projects into the space that it shares with texts"
         )
-    else:
-        return
-    raise UserError(f"{cause}: for its features, there is vit-jax features")
+    return None
 
 
 def show(found: Iterator[Prediction], as_json: bool, output: TextIO | None = None) -> None:

@@ -17,6 +17,7 @@ from vit_jax.models.vit import VisionTransformer, pair
 from vit_jax.objectives.mae import fixed_noise, paint
 from vit_jax.visualize import attention, components, distance, filters, positions, seen
 from vit_jax.visualize.canvas import Pair
+from vit_jax.visualize.query import query_of, whole
 from vit_jax.visualize.reconstruction import reconstruction_figure, reconstructions
 from vit_jax.visualize.rollout import rollout, rollout_figure
 
@@ -64,23 +65,18 @@ Drawn = Iterator[tuple[str, "Figure"]]  # names of files without their ending
 def _attention(model: Model, pictures: Iterable[Picture], choices: Choices) -> Drawn:
     """Where the class token looks, or what stands for it (see `attention`)."""
     module = seen.plain_encoder(model.module, "attention")
-    layer = module.depth - 1 if choices.layer is None else choices.layer
-    grid, prefix = module.grid(), module.num_prefix_tokens
-    pooling = choices.layer is None and module.global_pool == "map"
-    whose = "the class token" if module.class_token else "all patches"
-    where = ("the pooling", "pooling") if pooling else (f"{whose}, layer {layer}", f"layer{layer}")
+    query = query_of(module, choices.layer)
+    pooling = query.layer is None
+    where = query.whose if pooling else f"{query.whose}, layer {query.layer}"
+    name = "pooling" if pooling else f"layer{query.layer}"
     for picture in pictures:
-        if pooling:
-            found = seen.intermediates(module, model.params, picture.image[None], ("features",))
-            (weights,) = seen.pooling_weights(module, model.params, found.features)
-            shares = attention.on_grid(weights, grid, prefix if module.pool_include_prefix else 0)
-        else:
-            weights = _weights(module, model, picture)[layer]
-            shares = attention.attention_map(weights, grid, prefix, module.class_token)
-        title = f"{picture.name}: attention of {where[0]}"
-        heads = choices.heads or None
-        figure = attention.attention_figure(picture.pixels, shares, module.stride, title, heads)
-        yield f"{picture.name}_attention_{where[1]}", figure
+        found = seen.intermediates(module, model.params, picture.image[None], query.captures)
+        shares = seen.as_numpy(query.shares(module, model.params, found))[0]
+        heads = attention.on_grid(shares, module.grid(), query.prefix)
+        title = f"{picture.name}: attention of {where}"
+        only = choices.heads or None
+        figure = attention.attention_figure(picture.pixels, heads, module.stride, title, only)
+        yield f"{picture.name}_attention_{name}", figure
 
 
 def _rollout(model: Model, pictures: Iterable[Picture], choices: Choices) -> Drawn:
@@ -88,11 +84,10 @@ def _rollout(model: Model, pictures: Iterable[Picture], choices: Choices) -> Dra
     module = seen.plain_encoder(model.module, "rollout")
     layer = module.depth - 1 if choices.layer is None else choices.layer
     prefix = module.num_prefix_tokens
-    whose = "the class token" if module.class_token else "all patches"
     for picture in pictures:
         mixed = rollout(_weights(module, model, picture)[: layer + 1])
         row = attention.queries(mixed, prefix, module.class_token)
-        title = f"{picture.name}: rollout to {whose}, layers 0 to {layer}"
+        title = f"{picture.name}: rollout to {whole(module)}, layers 0 to {layer}"
         found = attention.on_grid(row, module.grid(), prefix)
         name = f"{picture.name}_rollout" + _suffix(choices.layer)
         yield name, rollout_figure(picture.pixels, found, module.stride, title)

@@ -62,9 +62,14 @@ def _intermediates(module: Any, params: Any, images: jax.Array, capture: tuple[s
     return module.apply({"params": params}, images, capture=capture)[1]
 
 
-def as_numpy(x: jax.Array) -> np.ndarray:
+def as_numpy(x: jax.Array | np.ndarray) -> np.ndarray:
     """In at least float32: NumPy computes little in 16 bits."""
-    return np.asarray(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    return np.asarray(widened(x))
+
+
+def widened(x: Any) -> Any:
+    """An array in at least float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def pooling_weights(
@@ -81,11 +86,12 @@ def pooling_weights(
         Over the patches alone, or over all tokens where the model pools those
         (`pool_include_prefix`).
     """
-    return as_numpy(_pooling_weights(module, params, features))
+    return as_numpy(pooling_shares(module, params, features))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _pooling_weights(module: VisionTransformer, params: Any, features: jax.Array) -> jax.Array:
+def pooling_shares(module: VisionTransformer, params: Any, features: jax.Array) -> jax.Array:
+    """What `pooling_weights` gives, as a JAX array: for programs that compute more than this."""
     pooled = features if module.pool_include_prefix else features[:, module.num_prefix_tokens :]
     _, weights = module.apply(
         {"params": params}, pooled, method=lambda bound, x: bound.attn_pool(x, return_weights=True)
