@@ -30,6 +30,7 @@ GCS = ["gcsfs>=2026.9", "google-cloud-storage>=3.0"]
 S3 = ["s3fs>=2026.9"]
 PARQUET = ["pyarrow>=20"]
 VISUALIZE = ["matplotlib>=3.9"]
+SERVE = ["python-multipart>=0.0.20", "starlette>=1.0", "uvicorn>=0.35"]
 TEST = [
     # The compiler of TPUs, which needs none; the tests that compile for them skip without it.
     "jax[tpu]; sys_platform == 'linux' and platform_machine == 'x86_64'",
@@ -40,6 +41,9 @@ TEST = [
     *S3,
     *PARQUET,
     *VISUALIZE,
+    *SERVE,
+    "playwright>=1.50",  # drives a browser that is installed already, for the page's test
+    "requests>=2.32",
     "gcp-storage-emulator>=2024.8",  # an object store on this machine
     "moto[s3]>=5.1",  # another
     "flask>=3.0",  # which moto's server needs
@@ -64,6 +68,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["vit_jax", "vit_jax.*"]),
+    package_data={"vit_jax.serving": ["page/*"]},
     install_requires=CORE,
     extras_require={
         "tpu": ["jax[tpu]"],
@@ -73,6 +78,7 @@ setuptools.setup(
         "torch": TORCH,
         "visualize": VISUALIZE,
         "parquet": PARQUET,
+        "serve": SERVE,
         "test": TEST + ORACLES,
         "dev": TEST + ORACLES + ["build>=1.2", "ruff==0.17.5"],
     },

@@ -26,6 +26,7 @@ _HOMES = {
     "train": "vit_jax.training",
     "evaluate": "vit_jax.training",
     "evaluate_knn": "vit_jax.training",
+    "serve": "vit_jax.serving.run",
 }
 __all__ = [
     "__version__",
@@ -44,6 +45,7 @@ __all__ = [
     "preprocessing",
     "pretrained_preprocessing",
     "save_pretrained",
+    "serve",
     "train",
 ]
 
