@@ -100,7 +100,7 @@ def _run(
     listening: socket.socket,
     announce: Callable[[str], None],
 ) -> None:
-    """Serves until a signal comes: uvicorn takes it, ends what is in progress and raises it again."""
+    """Serves until a signal comes: uvicorn ends what is in progress and raises it again."""
     from vit_jax.serving.app import build_app
 
     def ready() -> None:

@@ -56,9 +56,10 @@ async def _read(request: Request, limits: Limits) -> bytes:
         raise Refused(400, f"the form cannot be read: {error.message}") from error
     file = form.get(FIELD)
     if not isinstance(file, UploadFile):
-        found = ", ".join(sorted(repr(name) for name in form)) or "nothing"
+        found = ", ".join(sorted(repr(name) for name in form)) or "none"
         raise Refused(
-            400, f"the form has no file in its field {FIELD!r}, it has {found}: send the picture so"
+            400,
+            f"the form has no file in a field {FIELD!r}, where a picture belongs; its fields: {found}",
         )
     data = await file.read()
     if len(data) > limits.max_upload_bytes:

@@ -67,9 +67,12 @@ function draw() {
   const context = canvas.getContext("2d");
   const strength = Number(at("strength").value) / 100;
   context.imageSmoothingQuality = "high";
-  context.filter = `grayscale(${Math.min(1, 1.5 * strength)})`; // so that colours mean attention
   context.drawImage(picture, 0, 0, canvas.width, canvas.height);
-  context.filter = "none";
+  context.globalCompositeOperation = "saturation"; // to grey, so that colours mean attention
+  context.globalAlpha = Math.min(1, 1.5 * strength);
+  context.fillStyle = "#808080";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.globalCompositeOperation = "source-over";
   context.imageSmoothingEnabled = false;
   context.globalAlpha = strength;
   const top = highest(map.patches);
