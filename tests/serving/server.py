@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import uvicorn
 
@@ -47,19 +48,19 @@ class Process:
 
     def peak_memory(self):
         """The most that it has had, in bytes."""
-        for line in open(f"/proc/{self.process.pid}/status"):
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
         raise AssertionError("no VmHWM")
 
     def addresses(self):
         """Where it listens, as /proc has it: (hexadecimal address, port)."""
-        place = f"/proc/{self.process.pid}"
-        links = [os.readlink(entry.path) for entry in os.scandir(f"{place}/fd")]
+        place = Path(f"/proc/{self.process.pid}")
+        links = [os.readlink(entry) for entry in (place / "fd").iterdir()]
         found = []
         for table in ("tcp", "tcp6"):
-            rows = [line.split() for line in open(f"{place}/net/{table}")][1:]
-            for row in rows:
+            lines = (place / "net" / table).read_text().splitlines()
+            for row in map(str.split, lines[1:]):
                 if row[3] == "0A" and f"socket:[{row[9]}]" in links:
                     address, port = row[1].split(":")
                     found.append((address, int(port, 16)))

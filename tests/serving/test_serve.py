@@ -226,6 +226,7 @@ def test_a_signal_ends_it_when_requests_in_progress_are_answered(
     place = running.log.parent / "model"
     with server.process(tmp_path, place, "--top-k", 3, "--batch-size", BATCH) as other:
         with server.begun_upload(other.url, len(data), data[:50]) as connection:
+            assert requests.get(f"{other.url}/healthz").ok  # which came later
             other.process.send_signal(number)
             port = int(other.url.rsplit(":", 1)[1])
             server.eventually(lambda: _is_refused(port))

@@ -76,8 +76,7 @@ class EncodedImage:
         """
         self._mode = mode_of(channels)
         self.name = name
-        with _as_decode_error(name, data):
-            self._image = Image.open(io.BytesIO(data), formats=FORMATS)
+        self._image = _opened(data, name)
         width, height = self._image.size
         swapped = _orientation(self._image) in (5, 6, 7, 8)
         self.size = (width, height) if swapped else (height, width)
@@ -116,6 +115,24 @@ class EncodedImage:
             return _upright(image, self._mode)
 
 
+def stored_size(data: bytes, name: str = "image") -> tuple[int, int]:
+    """Height and width in pixels as the file has them, before orientation.
+
+    Only the header is read. (An orientation may stand behind the pixels: to find it, Pillow decodes
+    a PNG.)
+
+    Args:
+      data: the encoded file.
+      name: what to call the picture in an error.
+
+    Raises:
+      DecodeError: the bytes do not begin as a picture of a known format; or it has more pixels
+        than Pillow would decode (`Image.MAX_IMAGE_PIXELS`, twice).
+    """
+    image = _opened(data, name)
+    return image.height, image.width
+
+
 def decode(data: bytes, channels: int = 3, name: str = "image") -> np.ndarray:
     """Decodes a whole picture.
 
@@ -150,6 +167,12 @@ def decode_pillow(image: Image.Image, channels: int = 3, name: str = "image") ->
     mode = mode_of(channels)
     with _as_decode_error(name):
         return to_array(_upright(image, mode))
+
+
+def _opened(data: bytes, name: str) -> Image.Image:
+    """A Pillow image whose pixels are not yet read."""
+    with _as_decode_error(name, data):
+        return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def _upright(image: Image.Image, mode: str) -> Image.Image:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from vit_jax.data.decode import FORMATS, DecodeError, EncodedImage, to_image
+from vit_jax.data.decode import FORMATS, DecodeError, stored_size, to_image
 from vit_jax.inference.forward import THREADS
 from vit_jax.serving.batches import Batches
 from vit_jax.serving.engine import Engine, Looked
@@ -74,7 +74,7 @@ class Asking:
     def _prepare(self, data: bytes) -> np.ndarray:
         """The picture as the model takes it; what is too large is refused by its header."""
         try:
-            self.limits.check_pixels(*EncodedImage(data, name=NAME).size)
+            self.limits.check_pixels(*stored_size(data, NAME))
             return self.engine.prepare(data)
         except DecodeError as error:
             if isinstance(error.__cause__, Image.DecompressionBombError):

@@ -104,8 +104,9 @@ def _run(
     from vit_jax.serving.app import build_app
 
     def ready() -> None:
+        if stop.told:  # before uvicorn had the signals
+            server.should_exit = True
         announce(_url(listening))
-        server.should_exit = stop.told  # before uvicorn could take it
 
     # Pictures are measured before they are decoded, by our own limit.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

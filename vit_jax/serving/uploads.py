@@ -57,10 +57,8 @@ async def _read(request: Request, limits: Limits) -> bytes:
     file = form.get(FIELD)
     if not isinstance(file, UploadFile):
         found = ", ".join(sorted(repr(name) for name in form)) or "none"
-        raise Refused(
-            400,
-            f"the form has no file in a field {FIELD!r}, where a picture belongs; its fields: {found}",
-        )
+        expected = f"the form has no file in a field {FIELD!r}, where a picture belongs"
+        raise Refused(400, f"{expected}; its fields: {found}")
     data = await file.read()
     if len(data) > limits.max_upload_bytes:
         raise limits.too_long()

@@ -9,7 +9,8 @@ const STOPS = [[8, 6, 30], [74, 20, 110], [160, 40, 105], [224, 80, 60], [250, 1
 
 const at = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 2 : 1)} %`;
-const millions = (count) => `${Number((count / MEGA).toPrecision(4)).toLocaleString("en")} million`;
+const millions = (count) => count < MEGA ? count.toLocaleString("en")
+  : `${Number((count / MEGA).toPrecision(4)).toLocaleString("en")} million`;
 
 let model = null; // what /api/model says
 let latest = 0; // of the pictures that were sent: the answer of an older one is not shown
@@ -143,10 +144,10 @@ function fail(sentence) {
 
 /** What the page can say of a file without sending it; null if there is nothing. */
 function objection(file) {
-  if (file.size === 0) return `${file.name} is empty: choose another picture`;
+  if (file.size === 0) return `the file ${file.name} is empty: choose another picture`;
   const most = model.limits.max_upload_bytes;
   if (file.size > most) {
-    return `${file.name} has ${(file.size / MEGA).toFixed(1)} MB: choose a picture of at most ${most / MEGA} MB`;
+    return `the file ${file.name} has ${(file.size / MEGA).toFixed(1)} MB: choose a picture of at most ${most / MEGA} MB`;
   }
   return null;
 }
