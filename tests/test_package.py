@@ -65,9 +65,9 @@ def test_wheel_holds_the_whole_package_and_its_command_runs(tmp_path):
     site = tmp_path / "site"
     installed = run(*pip, "install", "--no-deps", "--target", str(site), str(wheel))
     assert installed.returncode == 0, installed.stderr
-    modules = {str(p.relative_to(site)) for p in site.glob("vit_jax/**/*.py")}
-    assert modules == {
-        name for name in listed if name.startswith("vit_jax/") and name[-3:] == ".py"
+    files = (p for p in site.glob("vit_jax/**/*") if p.is_file() and p.suffix != ".pyc")
+    assert {str(p.relative_to(site)) for p in files} == {
+        name for name in listed if name.startswith("vit_jax/")
     }
     environment = {"PYTHONPATH": str(site), "PATH": str(pathlib.Path(sys.executable).parent)}
     where = run(

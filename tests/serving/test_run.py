@@ -7,6 +7,7 @@ import pytest
 
 from tests.inference import tiny
 from vit_jax.convert import folder
+from vit_jax.serving.run import _names, _url, listen
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +65,18 @@ def test_a_missing_framework(call, model, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     code, _, errors = call("serve", model)
     assert code == 2 and 'pip install "vit_jax[serve]"' in errors
+
+
+def test_names_of_a_server_that_only_this_machine_reaches():
+    with listen("localhost", 0) as listening:
+        names = _names("localhost", listening)
+        assert {"localhost", "127.0.0.1", "[::1]"} <= set(names)
+        assert _url(listening).removeprefix("http://").rsplit(":", 1)[0] in names
+    with listen("127.0.0.2", 0) as listening:
+        assert "127.0.0.2" in _names("127.0.0.2", listening)
+
+
+def test_any_name_where_others_reach_it():
+    with listen("0.0.0.0", 0) as listening:
+        assert _names("0.0.0.0", listening) is None
+        assert _url(listening) == f"http://0.0.0.0:{listening.getsockname()[1]}"

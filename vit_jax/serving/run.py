@@ -79,12 +79,10 @@ def serve(
         for cause in (engine.no_classes, engine.no_attention):
             if cause is not None:
                 report(f"not shown: {cause}")
+        report(f"compiling for {batch_size} picture{'s' * (batch_size != 1)} at once ...")
         start = time.perf_counter()
         engine.compile()
-        report(
-            f"compiled for {batch_size} picture{'s' * (batch_size != 1)} at once in "
-            f"{time.perf_counter() - start:.1f} s"
-        )
+        report(f"compiled in {time.perf_counter() - start:.1f} s")
         names = _names(host, listening)
         if names is None:
             report("everybody who can reach this machine can reach this server")
