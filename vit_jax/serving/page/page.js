@@ -4,6 +4,7 @@ const MEGA = 1e6;
 const SHADES = 256;
 const WIDTH = 768; // pixels of the overlay, at least: maps have sharp edges
 const THUMBNAIL = 96;
+const SMALL = 64; // a picture of fewer pixels across is shown pixel by pixel
 // From nothing to all: dark blue, violet, red, orange, light yellow.
 const STOPS = [[8, 6, 30], [74, 20, 110], [160, 40, 105], [224, 80, 60], [250, 155, 40], [253, 240, 165]];
 
@@ -67,6 +68,7 @@ function draw() {
   [canvas.width, canvas.height] = [picture.width * times, picture.height * times];
   const context = canvas.getContext("2d");
   const strength = Number(at("strength").value) / 100;
+  context.imageSmoothingEnabled = picture.width >= SMALL;
   context.imageSmoothingQuality = "high";
   context.drawImage(picture, 0, 0, canvas.width, canvas.height);
   context.globalCompositeOperation = "saturation"; // to grey, so that colours mean attention
@@ -156,7 +158,10 @@ function preview(file) {
   if (previewed) URL.revokeObjectURL(previewed);
   previewed = URL.createObjectURL(file);
   const image = at("preview");
-  image.onload = () => { image.hidden = false; };
+  image.onload = () => {
+    image.classList.toggle("small", image.naturalWidth < SMALL);
+    image.hidden = false;
+  };
   image.onerror = () => { image.hidden = true; }; // a format that only the server reads
   image.src = previewed;
 }
