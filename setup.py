@@ -31,6 +31,8 @@ S3 = ["s3fs>=2026.9"]
 PARQUET = ["pyarrow>=20"]
 VISUALIZE = ["matplotlib>=3.9"]
 SERVE = ["python-multipart>=0.0.20", "starlette>=1.0", "uvicorn>=0.35"]
+# Later ones of jax2onnx ask for an orbax-checkpoint older than ours, which they do not use.
+ONNX = ["jax2onnx>=0.12.5", "onnx>=1.20", "onnxruntime>=1.24"]
 TEST = [
     # The compiler of TPUs, which needs none; the tests that compile for them skip without it.
     "jax[tpu]; sys_platform == 'linux' and platform_machine == 'x86_64'",
@@ -44,6 +46,7 @@ TEST = [
     *SERVE,
     "playwright>=1.50",  # drives a browser that is installed already, for the page's test
     "requests>=2.32",
+    *ONNX,
     "gcp-storage-emulator>=2024.8",  # an object store on this machine
     "moto[s3]>=5.1",  # another
     "flask>=3.0",  # which moto's server needs
@@ -79,6 +82,7 @@ setuptools.setup(
         "visualize": VISUALIZE,
         "parquet": PARQUET,
         "serve": SERVE,
+        "onnx": ONNX,
         "test": TEST + ORACLES,
         "dev": TEST + ORACLES + ["build>=1.2", "ruff==0.17.5"],
     },

@@ -11,10 +11,11 @@ import vit_jax
 from tests.training import tiny
 from vit_jax.cli.main import main
 from vit_jax.data import open_source
+from vit_jax.deploy.export import export_checkpoint
 from vit_jax.errors import UserError
 from vit_jax.training import run_folder
 from vit_jax.training.config import to_json
-from vit_jax.training.trained import export_checkpoint, trained_model
+from vit_jax.training.trained import trained_model
 
 
 @pytest.fixture(scope="module")

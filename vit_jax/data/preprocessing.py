@@ -91,14 +91,25 @@ def preprocess(
       MissingFileError: no file of that path.
       UserError: the picture is none of these, or the size or preprocessing is out of range.
     """
+    mean, std = (np.asarray(x, np.float32) for x in (preprocessing.mean, preprocessing.std))
+    return (cropped(picture, preprocessing, size).astype(np.float32) / 255 - mean) / std
+
+
+def cropped(
+    picture: str | os.PathLike | bytes | Image.Image | np.ndarray,
+    preprocessing: "Preprocessing",
+    size: int | tuple[int, int],
+) -> np.ndarray:
+    """Decodes, resizes and crops one picture, as evaluation does: uint8 (height, width, 3).
+
+    Of it `preprocess` is the normalised form; see there.
+    """
     channels = len(preprocessing.mean)
     spec, interpolation = eval_transform(preprocessing), preprocessing.interpolation
     transform = build_transform(spec, size, channels, interpolation)
     name = os.fspath(picture) if isinstance(picture, str | os.PathLike) else "the picture"
     # Nothing in these transforms is random.
-    pixels = transform(_read(picture, channels), np.random.default_rng(0), name)
-    mean, std = (np.asarray(x, np.float32) for x in (preprocessing.mean, preprocessing.std))
-    return (pixels.astype(np.float32) / 255 - mean) / std
+    return transform(_read(picture, channels), np.random.default_rng(0), name)
 
 
 def _read(

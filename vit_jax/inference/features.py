@@ -27,7 +27,7 @@ from vit_jax import naming
 from vit_jax.convert.folder import Model
 from vit_jax.errors import UserError
 from vit_jax.inference import store
-from vit_jax.inference.forward import Forward
+from vit_jax.inference.forward import Forward, Function
 from vit_jax.inference.images import Picture, Place, class_labels, find_pictures
 from vit_jax.inference.predict import opened, report_skipped
 from vit_jax.models.mae import MaskedAutoencoder
@@ -127,16 +127,30 @@ def extractor(model: Model, kind: str, batch_size: int) -> Forward:
     Raises:
         UserError: the model has no such features; says which it has.
     """
-    if isinstance(model.module, MaskedAutoencoder):
-        params = {name: x for name, x in model.params.items() if name != "decoder"}
-        encoder = model.module.encoder_alone()
-        model = dataclasses.replace(model, module=encoder, params=params)
+    return Forward(*with_features(model, kind), batch_size)
+
+
+def with_features(model: Model, kind: str) -> tuple[Model, Function]:
+    """The model that has the features, and the function that they are of it.
+
+    Raises:
+        UserError: the model has no such features; says which it has.
+    """
+    model = seeing(model)
     known = available(model.module)
     if kind not in known:
         raise UserError(
             f"the model has no features {kind!r}: choose {' or '.join(map(repr, known))} (--which)"
         )
-    return Forward(model, functools.partial(_features, kind), batch_size)
+    return model, functools.partial(_features, kind)
+
+
+def seeing(model: Model) -> Model:
+    """The encoder of a masked autoencoder, which looks at all patches; any other model itself."""
+    if not isinstance(model.module, MaskedAutoencoder):
+        return model
+    params = {name: x for name, x in model.params.items() if name != "decoder"}
+    return dataclasses.replace(model, module=model.module.encoder_alone(), params=params)
 
 
 def available(module: Any) -> tuple[str, ...]:

@@ -145,7 +145,7 @@ class ResNetV2(PlainModule):
         x = StdConv(self.width, kernel, stride, "CENTERED", **common, name="conv_stem")(images)
         if pools:  # zeros, which may be larger than what they are beside (BiT)
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-            x = nn.max_pool(x, (3, 3), (2, 2))
+            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         for name, features, stride in self.blocks():
             project = name.endswith("_blocks_0")
             x = PreActBottleneck(features, stride, project, **common, name=name)(x)

@@ -598,10 +598,12 @@ class VisionTransformer(PlainModule):
 
     def _position_rows(self, grid: tuple[int, int]) -> jax.Array:
         """What is added to the tokens of `grid`, `(1, n, d)`: zeros where the table has no row."""
-        embedded = self.pos_prefix_tokens
-        front, patches = jnp.split(self.positions(grid), [embedded], axis=1)
+        rows, embedded = self.positions(grid), self.pos_prefix_tokens
         without = self.num_prefix_tokens - embedded
-        return jnp.concatenate([front, jnp.pad(patches, ((0, 0), (without, 0), (0, 0)))], axis=1)
+        if not without:
+            return rows
+        patches = jnp.pad(rows[:, embedded:], ((0, 0), (without, 0), (0, 0)))
+        return jnp.concatenate([rows[:, :embedded], patches], axis=1) if embedded else patches
 
     def _angles(self, grid: tuple[int, int]) -> jax.Array | None:
         if self.rope is None:

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,7 +11,6 @@ from ml_collections import ConfigDict
 from vit_jax import models
 from vit_jax.convert import folder, pretrained
 from vit_jax.convert.errors import NoCheckpointError
-from vit_jax.convert.export import export
 from vit_jax.data.preprocessing import described
 from vit_jax.errors import MissingFileError, UserError
 from vit_jax.models import PlainModule, Preprocessing
@@ -146,38 +144,3 @@ def open_model(
             f"({run_folder.CONFIG} and checkpoints), nor what vit-jax convert writes "
             f"({folder.DESCRIPTION}), nor are weights of another library in it: {error.cause}"
         ) from error
-
-
-def export_checkpoint(
-    checkpoint: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    format: str,
-    *,
-    mapping: str | os.PathLike[str] | None = None,
-    which: str | int = "last",
-    average: bool = True,
-    report: Callable[[str], None] = print,
-) -> None:
-    """Writes a model for another library; see `convert.export.export`.
-
-    Args:
-        checkpoint: see `open_model`.
-        output: a new folder.
-        format: "transformers", "timm", "npz", "mae" or "own"; or "vit_jax", what `vit-jax convert`
-            writes.
-        mapping: for "own": see `convert.own`.
-        which: of a run, see `trained_model`.
-        average: of a run, see `trained_model`.
-        report: is given the sentences a user should read.
-
-    Raises:
-        UserError: see `open_model`; or the format cannot hold the model.
-    """
-    folder.check_free(Path(output))
-    model = open_model(checkpoint, which=which, average=average, report=report)
-    if format == "vit_jax":
-        folder.save(output, model)
-        report(f"checkpoint: {output}")
-        return
-    layout = export(model, output, format, mapping)
-    report(f"written in {format}'s layout ({layout.name}, {layout.family}): {output}")

@@ -116,7 +116,7 @@ class ResNet(nn.Module):
         common = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         x = StdConv(STEM_CHANNELS, 7, 2, **common, name="conv_stem")(images)
         x = nn.relu(group_norm("norm_stem", **common)(x))
-        x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+        x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="SAME")
         for i, depth in enumerate(self.layers):
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
