@@ -180,18 +180,19 @@ def read(folder: str | os.PathLike[str]) -> Model:
     """Reads what `save` wrote; the parameters are NumPy arrays of the dtypes that were saved.
 
     Raises:
-        UserError: see `read_description`; or the parameters are not those that it describes.
+        UserError: see `read_description`; or the parameters are damaged, or not those that it
+            describes.
     """
-    import orbax.checkpoint as ocp
-
     module, preprocessing, described = read_description(folder)
     path = Path(os.path.abspath(folder)) / PARAMS
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        as_numpy = jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-            checkpointer.metadata(path).item_metadata.tree,
-        )
-        params = checkpointer.restore(path, restore_args=as_numpy)
+    try:
+        params = _restored(path)
+    except Exception as error:  # Orbax's or TensorStore's own, whatever the damage hits
+        cause = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{path} cannot be read and seems damaged ({type(error).__name__}: {cause}): convert "
+            "or export the model again"
+        ) from error
     _check_fits(path, params, module)
     names = described["class_names"]
     return Model(
@@ -203,6 +204,18 @@ def read(folder: str | os.PathLike[str]) -> Model:
         None if names is None else tuple(names),
         described["probabilities"],
     )
+
+
+def _restored(path: Path) -> dict[str, Any]:
+    """The tree of NumPy arrays that `_write` has written."""
+    import orbax.checkpoint as ocp
+
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        as_numpy = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+            checkpointer.metadata(path).item_metadata.tree,
+        )
+        return checkpointer.restore(path, restore_args=as_numpy)
 
 
 def _check_fits(path: Path, params: Mapping[str, Any], module: PlainModule) -> None:

@@ -82,6 +82,8 @@ def validate(
     _check_request(dtype, gradients)
     if json_file is not None:
         _check_writable(json_file)
+    if photo is not None:
+        preprocess(photo, Preprocessing(), 1)  # what cannot be decoded is said before the long work
     with tqdm(desc="loading", disable=None, leave=False, bar_format="{desc} ...") as bar:
         where = dict(revision=revision, key=key, cache_dir=cache_dir, offline=offline)
         ours, oracle = _load(source, model, against, mapping, where)

@@ -59,16 +59,8 @@ def write(
     """
     report("ONNX: converting, checking and comparing in another process")
     work = folder / "work"
-    model_folder.save(work / "model", model)
-    task = {"options": vars(options), "file": os.fspath(folder / FILE), "max_bytes": MAX_BYTES}
-    (work / "task.json").write_text(json.dumps(task), encoding="utf-8")
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    command = [sys.executable, "-m", "vit_jax.deploy.onnx_worker", os.fspath(work)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    prepare(work, folder / FILE, model, options)
+    done = start(work)
     result = work / "result.json"
     if done.returncode or not result.is_file():
         lines = done.stderr.strip().splitlines()
@@ -83,3 +75,28 @@ def write(
         f"{found['difference']:.1e} of the largest number"
     )
     return {"file": FILE, **found, "libraries": NEEDED}
+
+
+def prepare(work: Path, file: Path, model: Model, options: Options) -> None:
+    """Writes what the other process needs to know into a new folder.
+
+    Args:
+        work: the folder.
+        file: what it is to write.
+        model: to convert.
+        options: how.
+    """
+    model_folder.save(work / "model", model)
+    task = {"options": vars(options), "file": os.fspath(file), "max_bytes": MAX_BYTES}
+    (work / "task.json").write_text(json.dumps(task), encoding="utf-8")
+
+
+def start(*works: Path) -> subprocess.CompletedProcess:
+    """Runs the other process on prepared folders; returns how it ended, its output as text."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    command = [sys.executable, "-m", "vit_jax.deploy.onnx_worker", *map(os.fspath, works)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

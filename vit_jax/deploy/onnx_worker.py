@@ -1,6 +1,6 @@
-"""The process in which jax2onnx works: `python -m vit_jax.deploy.onnx_worker FOLDER`.
+"""The process in which jax2onnx works: `python -m vit_jax.deploy.onnx_worker FOLDER...`.
 
-The folder holds `model` (what `convert.folder.save` writes) and `task.json`; `result.json` says
+A folder holds `model` (what `convert.folder.save` writes) and `task.json`; `result.json` says
 that all went well. See `onnx_file`.
 """
 
@@ -91,4 +91,5 @@ def _difference(program: Program, path: Path) -> float:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    for folder in sys.argv[1:]:
+        main(Path(folder))

@@ -17,7 +17,6 @@ import numpy as np
 from vit_jax import naming, ranges
 from vit_jax.convert.folder import Model
 from vit_jax.convert.pretrained import check_not_rounded
-from vit_jax.errors import UserError
 from vit_jax.inference.features import seeing, with_features
 from vit_jax.models import unstack_blocks
 from vit_jax.models.mae import MaskedAutoencoder

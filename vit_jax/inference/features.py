@@ -181,7 +181,7 @@ def _pooled(module: Any, variables: Any, images: jax.Array) -> jax.Array:
 
 def _of_tokens(kind: str, module: Any, tokens: jax.Array) -> jax.Array:
     """`kind` of tokens `(b, n, d)`, or of a map of them `(b, h, w, d)`."""
-    tokens = tokens.reshape(len(tokens), -1, tokens.shape[-1])
+    tokens = tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
     if kind == "cls":
         return tokens[:, 0]
     if kind == "mean":

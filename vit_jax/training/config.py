@@ -192,7 +192,15 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
     if spec is None:
         raise UserError(f"{path} is not a recipe: a recipe is a Python file, its name ends in .py")
     recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
+    try:
+        compile(path.read_bytes(), path, "exec")
+    except (SyntaxError, ValueError) as error:  # ValueError: it holds zero bytes
+        where = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        raise UserError(f"{path}{where} is not Python, as a recipe is: {error.args[0]}") from error
+    try:
+        spec.loader.exec_module(recipe)
+    except ImportError as error:
+        raise UserError(f"the recipe {path} needs what is not installed: {error}") from error
     if not hasattr(recipe, "get_config"):
         raise UserError(f"{path} is not a recipe: it has no function get_config()")
     config = _run_recipe(recipe.get_config, path)
