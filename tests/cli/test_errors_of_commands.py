@@ -3,7 +3,6 @@
 A new command is a row of COMMANDS; a new kind of broken thing is a function under FAULTS.
 """
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path

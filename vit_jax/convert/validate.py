@@ -26,6 +26,7 @@ from vit_jax.convert.report import Difference, Report
 from vit_jax.convert.source import identify, open_source
 from vit_jax.data.preprocessing import preprocess
 from vit_jax.errors import UserError
+from vit_jax.models import Preprocessing
 from vit_jax.models.mae import MaskedAutoencoder
 from vit_jax.models.partitioning import PlainModule
 from vit_jax.models.vit import pair

@@ -26,6 +26,7 @@ class ExportedModel:
         output_shape: ("batch", ...).
         what: what comes out: "logits", "pooled", "cls", "mean" or "tokens".
         class_names: of the logits, or None.
+        preprocessing: how pictures are prepared, as `vit_jax.preprocess` takes it.
         platforms: where it runs.
         exported: the `jax.export.Exported`.
     """
@@ -42,6 +43,7 @@ class ExportedModel:
         self.what: str = content["output"]["name"]
         names = content["class_names"]
         self.class_names = None if names is None else tuple(names)
+        self.preprocessing = types.SimpleNamespace(**content["preprocessing"])
         self.platforms = tuple(exported.platforms)
         self.exported = exported
         self._call = jax.jit(exported.call)
@@ -87,9 +89,8 @@ class ExportedModel:
         """
         from vit_jax.data.preprocessing import cropped, preprocess
 
-        preprocessing = types.SimpleNamespace(**self.description["preprocessing"])
         prepared = cropped if self.input_dtype == "uint8" else preprocess
-        return prepared(picture, preprocessing, self.input_shape[1:3])
+        return prepared(picture, self.preprocessing, self.input_shape[1:3])
 
 
 def load_exported(folder: str | os.PathLike[str]) -> ExportedModel:
