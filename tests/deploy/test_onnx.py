@@ -121,7 +121,7 @@ def test_large_weights_lie_beside_the_program(tmp_path, monkeypatch):
 
 @needs
 def test_other_dtypes_are_refused(tmp_path):
-    with pytest.raises(UserError, match="computes in bfloat16, .* give --dtype float32"):
+    with pytest.raises(UserError, match=r"computes in bfloat16, .* give --dtype float32"):
         export_program(tiny.vit(dtype="bfloat16"), tmp_path / "x", format="onnx", report=ignore)
     assert not list(tmp_path.iterdir())
 
