@@ -25,7 +25,9 @@ MODELS = {
     ),
     "mae": tiny.mae,
 }
-EVERY_BATCH = ("token", "two heads", "swin", "mae")
+EVERY_BATCH = ("token", "swin")
+QUICK = ("token", "two heads", "swin", "mae", "no head", "none")
+OTHERS = tuple(name for name in MODELS if name not in QUICK)
 EPS = float(np.finfo(np.float32).eps)
 
 
