@@ -286,13 +286,15 @@ class Attention(nn.Module):
         )(x)
         if self.qkv_bias and not self.k_bias:
             init = named(nn.initializers.zeros, "qkv", "heads", "head_dim")
-            q_bias, v_bias = self.param("qv_bias", init, (2, *heads), self.param_dtype)
-            bias = jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias])
+            given = self.param("qv_bias", init, (2, *heads), self.param_dtype)
+            bias = jnp.stack([given[0], jnp.zeros_like(given[0]), given[1]])
             qkv = qkv + bias.astype(qkv.dtype)
         own = ("batch", "tokens", *(None,) * (x.ndim - 3), "heads", "head_dim")
         every = ("batch", None, "heads", "head_dim") if x.ndim == 3 else own
         parts = jnp.moveaxis(qkv, -3, 0)
-        return tuple(map(nn.with_logical_constraint, parts, (own, every, every)))
+        return tuple(
+            nn.with_logical_constraint(parts[i], axes) for i, axes in enumerate((own, every, every))
+        )
 
     def _logit_scale(self) -> jax.Array:
         """What cosines are multiplied by `(h,)`: `exp` of a parameter, 10 at first."""

@@ -68,7 +68,7 @@ def shift_mask(grid: Pair, window: Pair, shift: Shift) -> jax.Array:
     """
     rows, columns = (jnp.arange(side) >= side - s for side, s in zip(grid, shift))
     regions = 2 * rows[:, None].astype(jnp.int32) + columns
-    (regions,) = to_windows(regions.reshape(1, *grid, 1), window)
+    regions = to_windows(regions.reshape(1, *grid, 1), window)[0]
     apart = regions != regions.swapaxes(1, 2)
     return jnp.where(apart, APART, 0.0)[:, None]
 
