@@ -64,7 +64,7 @@ def compile_ahead(
     platform, topology = _place(config, platform, topology)
     config = _on_mesh(config, mesh)
     devices = devices_of(platform, topology, _count(config.mesh, platform))
-    config = _resolved(config, num_classes, train_examples)
+    config = resolve_without_data(config, num_classes, train_examples)
     load_model = functools.partial(described_model, num_classes=config.model.num_classes)
     experiment = Experiment(config, devices, load_model=load_model)
     return _report(experiment, platform, topology, compile_step(experiment))
@@ -105,10 +105,19 @@ def _count(mesh: Mapping[str, int], platform: str) -> int | None:
     return None
 
 
-def _resolved(
-    config: ConfigDict, num_classes: int | None, train_examples: int | None
+def resolve_without_data(
+    config: ConfigDict, num_classes: int | None = None, train_examples: int | None = None
 ) -> ConfigDict:
-    """The complete configuration, without the data."""
+    """Returns the complete configuration of a run whose data are not there.
+
+    Args:
+      config: see `vit_jax.training.config`.
+      num_classes: see `compile_ahead`.
+      train_examples: see `compile_ahead`.
+
+    Raises:
+      UserError: see `vit_jax.training.resolve`; or nothing says how many classes there are.
+    """
     examples, classes = SIZES.get(config.data.source, (EXAMPLES, None))
     classes = num_classes or config.model.num_classes or classes
     if classes is None:

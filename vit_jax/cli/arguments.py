@@ -56,3 +56,18 @@ def add_run_choice(parser: argparse.ArgumentParser) -> None:
 def run_choice(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `add_run_choice`, as `training.trained` takes them."""
     return {"which": arguments.step, "average": arguments.params == "ema"}
+
+
+def mesh(text: str) -> dict[str, int]:
+    """Returns the devices along each axis that `data=64,fsdp=4` names.
+
+    Raises:
+      UserError: it is of another form.
+    """
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        axis, _, size = part.strip().partition("=")
+        if not size.removeprefix("-").isdigit() or axis in found:
+            raise UserError(f"--mesh {text}: expected AXIS=N,... such as data=64,fsdp=4")
+        found[axis] = int(size)
+    return found

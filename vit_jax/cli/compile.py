@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.cli import arguments as common
-from vit_jax.errors import UserError
 
 DOES_NOT_FIT = 1
 
@@ -48,7 +47,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs the subcommand; returns the exit code."""
     overrides = common.overrides(rest)
-    mesh = None if arguments.mesh is None else _mesh(arguments.mesh)
+    mesh = None if arguments.mesh is None else common.mesh(arguments.mesh)
     import jax
 
     if arguments.platform != "gpu":  # a TPU that is attached is left to others
@@ -68,14 +67,3 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     if arguments.json is not None:
         Path(arguments.json).write_text(report.to_json(), encoding="utf-8")
     return 0 if report.fits else DOES_NOT_FIT
-
-
-def _mesh(text: str) -> dict[str, int]:
-    """Returns the devices along each axis that `data=64,fsdp=4` names."""
-    found: dict[str, int] = {}
-    for part in text.split(","):
-        axis, _, size = part.strip().partition("=")
-        if not size.removeprefix("-").isdigit() or axis in found:
-            raise UserError(f"--mesh {text}: expected AXIS=N,... such as data=64,fsdp=4")
-        found[axis] = int(size)
-    return found

@@ -1,0 +1,59 @@
+"""Common chips and the memory that a step may take on each."""
+
+import dataclasses
+import os
+from types import SimpleNamespace
+
+from vit_jax.training import hardware
+
+# Of a GPU JAX takes three quarters when it starts, unless this variable says another share
+# (docs.jax.dev, "GPU memory allocation").
+FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+GPU_FRACTION = 0.75
+# Of a TPU the system keeps a little: of the 16 GiB of a v5e it leaves 15.75 to the compiler.
+TPU_FRACTION = 15.75 / 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A device as JAX counts them.
+
+    Attributes:
+        name: as people call it.
+        platform: "gpu" or "tpu".
+        memory: bytes that it has.
+    """
+
+    name: str
+    platform: str
+    memory: float
+
+    @property
+    def usable(self) -> float:
+        """Bytes of it that a program gets: see `FRACTION` and `TPU_FRACTION`."""
+        if self.platform == "tpu":
+            return self.memory * TPU_FRACTION
+        return self.memory * float(os.environ.get(FRACTION, GPU_FRACTION))
+
+
+def _known(name: str, platform: str, kind: str) -> Chip:
+    """A chip whose rates `training.hardware` has, by the name that JAX gives to the device."""
+    return Chip(name, platform, hardware.chip(SimpleNamespace(device_kind=kind)).memory)
+
+
+# T4 and RTX 4090 are not in that table: the first has no bfloat16, and of neither does a recipe
+# here need the rates. Their memory is that of NVIDIA's data sheets.
+CHIPS = (
+    Chip("T4", "gpu", 16e9),
+    Chip("RTX 4090", "gpu", 24e9),
+    _known("A100 40GB", "gpu", "NVIDIA A100-SXM4-40GB"),
+    _known("L40S", "gpu", "NVIDIA L40S"),
+    _known("A100 80GB", "gpu", "NVIDIA A100-SXM4-80GB"),
+    _known("H100", "gpu", "NVIDIA H100 80GB HBM3"),
+    _known("H200", "gpu", "NVIDIA H200"),
+    _known("TPU v3 (core)", "tpu", "TPU v3"),
+    _known("TPU v4", "tpu", "TPU v4"),
+    _known("TPU v5e", "tpu", "TPU v5e"),
+    _known("TPU v5p", "tpu", "TPU v5p"),
+    _known("TPU v6e", "tpu", "TPU v6e"),
+)
