@@ -7,10 +7,10 @@ For one image, n tokens of width d, h heads, an MLP e wide, s bytes a number (4,
     scores     (4 + s) h n^2 + 8 h n       exponentials in float32, weights; maximum and sum
     MLP        4 s n e                     before the activation, two of GELU's own, after it
 
-For e = 4 d in float32 that is 112 n d + 8 h n^2 bytes a block, the small terms left out. Korthikanti
-et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4.1, have
-34 n d + 5 h n^2 for 16 bits (with dropout's masks): their norms and GELU keep what they were given,
-JAX what their derivatives multiply by.
+For e = 4 d in float32 that is 112 n d + 8 h n^2 bytes a block, the small terms left out.
+Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models",
+section 4.1, have 34 n d + 5 h n^2 for 16 bits, dropout's masks included: their norms and GELU keep
+what they were given, JAX what their derivatives multiply by.
 """
 
 import numpy as np

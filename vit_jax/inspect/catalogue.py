@@ -8,11 +8,16 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from vit_jax import models, naming
-from vit_jax.convert.layouts import LAYOUTS
+from vit_jax.convert.layouts import LAYOUTS, Layout
+from vit_jax.convert.layouts.base import DIALECT
 from vit_jax.convert.published import published
+from vit_jax.errors import UserError
 from vit_jax.inspect.parameters import parameters_by_hand
 from vit_jax.inspect.text import wrapped
 from vit_jax.models.vit import pair
+
+# What Google's .npz files mean, which say neither (`convert.layouts.npz`).
+NPZ_DIALECT = {"act_layer": "gelu_tanh", "norm_eps": 1e-6}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +87,33 @@ def _row(name: str) -> ModelRow:
 
 
 def layouts_of(module: models.PlainModule) -> tuple[str, ...]:
-    """Returns the names of the layouts that can hold a module's weights, in alphabetical order."""
-    fitting = (x for x in LAYOUTS if x.module is type(module) and x.expresses(module))
-    return tuple(sorted({layout.name for layout in fitting}))
+    """Returns the names of the layouts that can hold a module's weights, in alphabetical order.
+
+    Those whose mapping table has a place for every parameter. What libraries disagree about without
+    a trace in the tensors (`convert.layouts.base.DIALECT`) does not count.
+    """
+    targets = {}
+    for layout in LAYOUTS:
+        if layout.module is type(module) and layout.expresses(module):
+            found = _targets(layout, module)
+            targets[layout.name] = max(found, targets.get(layout.name, frozenset()), key=len)
+    every = frozenset().union(*targets.values())
+    return tuple(sorted(name for name, held in targets.items() if held == every))
+
+
+def _targets(layout: Layout, module: models.PlainModule) -> frozenset[str]:
+    """Paths of the parameters that a layout has a place for; none where it has not for all."""
+    dialects = [module]
+    if set(module.field_ranges()) >= DIALECT:
+        dialects.append(module.clone(**NPZ_DIALECT))
+    for one in dialects:
+        try:
+            return frozenset(
+                path for rule in layout.write_table(one).rules for path in rule.targets
+            )
+        except UserError:  # it says what there is no place for
+            continue
+    return frozenset()
 
 
 def to_json(row: ModelRow) -> str:
@@ -99,13 +128,13 @@ def as_text(rows: Sequence[ModelRow], whole: bool = True) -> str:
         rows: of `model_table`.
         whole: lines end with the ids of weights; else with their number, which fits 80 columns.
     """
-    lines = [f"{'model':40}{'params':>10}{'GFLOPs':>10}{'pixels':>8}  weights"]
+    lines = [f"{'model':39}{'params':>10}{'GFLOPs':>10}{'px':>6}  weights"]
     for row in rows:
         sizes = set(row.image_size)
         pixels = "x".join(map(str, row.image_size)) if len(sizes) > 1 else str(sizes.pop())
-        numbers = f"{_millions(row.parameters):>10}{row.flops / 1e9:>10,.2f}{pixels:>8}"
+        numbers = f"{_millions(row.parameters):>10}{row.flops / 1e9:>10,.2f}{pixels:>6}"
         weights = " ".join(row.weights) if whole else _counted(row.weights)
-        lines.append(f"{row.name:40}{numbers}  {weights}".rstrip())
+        lines.append(f"{row.name:39}{numbers}  {weights}".rstrip())
     return "\n".join(lines)
 
 
@@ -114,7 +143,7 @@ def details(row: ModelRow) -> str:
     lines = [
         f"{row.name}: {row.family}",
         f"parameters  {row.parameters:,}",
-        f"compute     {row.flops / 1e9:,.3f} GFLOPs an image forward ({row.flops / 2e9:,.3f} GMACs)",
+        f"compute     {row.flops / 1e9:,.3f} GFLOPs an image forward, {row.flops / 2e9:,.3f} GMACs",
         f"images      {' x '.join(map(str, row.image_size))} pixels",
         f"classes     {row.num_classes or 'no head'}",
     ]

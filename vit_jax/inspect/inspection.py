@@ -13,14 +13,14 @@ from vit_jax import naming, ranges
 from vit_jax.ahead.compile_ahead import resolve_without_data
 from vit_jax.inspect import live, parts
 from vit_jax.inspect.activations import blocks_keep_by_hand, is_plain
-from vit_jax.inspect.chips import CHIPS, Chip
+from vit_jax.inspect.chips import CHIPS, MARGIN, Chip
 from vit_jax.inspect.flops import attention_shares, flops_by_hand
 from vit_jax.inspect.parameters import parameters
 from vit_jax.inspect.report import AtSize, Fit, Inspection, State
 from vit_jax.inspect.source import Source, configuration
 from vit_jax.inspect.step import Step, Timeline, timeline, traced_experiment
 from vit_jax.inspect.step import tokens as tokens_of
-from vit_jax.models import field_ranges
+from vit_jax.models import create_model, field_ranges
 from vit_jax.models.layers.attention import pick_backend
 from vit_jax.models.partitioning import PlainModule
 from vit_jax.models.swin import SwinTransformer
@@ -241,8 +241,8 @@ def _fit(chip: Chip, module: PlainModule, state: State, trained: _Peaks, predict
         chip=chip.name,
         memory=chip.memory,
         usable=chip.usable,
-        train=train.most(chip.usable - state.total),
-        predict=predict.most(chip.usable - state.params),
+        train=train.most((chip.usable - state.total) / MARGIN),
+        predict=predict.most((chip.usable - state.params) / MARGIN),
         fused=fused,
     )
 
@@ -261,8 +261,6 @@ def _notes(config: ConfigDict, module: PlainModule, source: Source) -> tuple[str
     notes = []
     own = field_ranges(config.model.name)["num_classes"]
     if own.fits(1) and str(source) == config.model.name:
-        from vit_jax.models import create_model
-
         if not create_model(config.model.name).num_classes:
             notes.append(
                 f"the model has no head; one of {module.num_classes} classes is counted, as in "

@@ -52,7 +52,7 @@ class State:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """How many images a device takes at once.
+    """How many images a device takes at once, with `chips.MARGIN` for what the estimate leaves out.
 
     Attributes:
         chip: its name.

@@ -1,5 +1,6 @@
 """What is inspected: the configuration of a recipe, a run, a converted model or a name."""
 
+import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -44,15 +45,21 @@ def configuration(source: Source, overrides: Iterable[str] = ()) -> ConfigDict:
         return _overridden(_of_folder(text), overrides)
     if Path(text).is_dir():
         raise MissingFileError(
-            f"{text} is neither the folder of a run ({run_folder.CONFIG} is missing there) nor what "
-            f"vit-jax convert writes ({folder.DESCRIPTION} is)"
+            f"{text} is neither the folder of a run ({run_folder.CONFIG} is missing there) nor "
+            f"what vit-jax convert writes ({folder.DESCRIPTION} is)"
         )
-    if "/" in text or os.sep in text:
-        raise MissingFileError(
-            f"no recipe, run or converted model at {text}; a model by its name is one of "
-            "vit-jax models, and weights of the hub are of one of these"
-        )
-    raise UserError(f"{naming.unknown('model', text, models.list_models())} vit-jax models has all")
+    raise _unknown(text)
+
+
+def _unknown(text: str) -> UserError:
+    """The error for what is neither a name nor there."""
+    near = difflib.get_close_matches(text, models.list_models(), n=3, cutoff=0.5)
+    if near:
+        return UserError(f"{naming.unknown('model', text, near)} vit-jax models lists all")
+    return MissingFileError(
+        f"{text!r} is no model (vit-jax models lists all), and there is no recipe, run or "
+        "converted model of this name"
+    )
 
 
 def _overridden(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:

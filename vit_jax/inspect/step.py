@@ -56,13 +56,13 @@ class Step:
 
     def kept(self) -> list[live.Kept]:
         """Returns what the backward pass needs of the forward pass, see `live.kept`."""
-        params, *others = self._arguments(self._rows)
-        return live.kept(self._loss, params, *others, is_score=self.is_score)
+        params, *others = self.arguments(self._rows)
+        return live.kept(self.loss, params, *others, is_score=self.is_score)
 
     def gradient(self, rows: int) -> Any:
         """Returns the traced program of the gradient for so many images."""
-        gradient = jax.value_and_grad(self._loss, has_aux=True)
-        return live.program(gradient, *self._arguments(rows))
+        gradient = jax.value_and_grad(self.loss, has_aux=True)
+        return live.program(gradient, *self.arguments(rows))
 
     def forward(self, rows: int) -> Any:
         """Returns the traced program of a prediction, without training."""
@@ -79,12 +79,14 @@ class Step:
     def _rows(self) -> int:
         return self.experiment.config.data.batch_size
 
-    def _loss(self, params: Any, extra: Any, batch: Any, constants: Any) -> Any:
+    def loss(self, params: Any, extra: Any, batch: Any, constants: Any) -> Any:
+        """Returns the loss, and (metrics, extra), of a batch as the data pipeline gives it."""
         batch = self.experiment.normalize(batch) | constants
         key, step = jax.random.key(0), jnp.int32(0)
         return self.experiment.objective.loss(params, extra, batch, key, step)
 
-    def _arguments(self, rows: int) -> tuple[Any, ...]:
+    def arguments(self, rows: int) -> tuple[Any, ...]:
+        """Returns the shapes of what `loss` is given for so many images."""
         state = self.experiment.state_factory.shapes
         batch = {
             name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)

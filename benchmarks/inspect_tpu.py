@@ -1,0 +1,55 @@
+"""What `vit-jax inspect` says a step holds, beside what the compiler of TPUs has laid out.
+
+    python benchmarks/inspect_tpu.py
+
+For each recipe in results/tpu_recipes.json (see tpu_recipes.py): state and the rest of a step, on a
+device of the mesh that it was compiled for. The compiler's temporaries are all that a step holds
+beside its arguments, since the next state takes the place of the last. Nothing is compiled again.
+"""
+
+import json
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import compile_rows
+import machine
+import tpu_recipes
+
+import vit_jax
+
+RESULTS = compile_rows.ROOT / "benchmarks/results/inspect_tpu.json"
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "vit_jax")
+# The same that the compiled step was given.
+OVERRIDES = {
+    "deit_b16_distilled_i1k": ["objective.teacher_model=resnetv2_101x1_bit"],
+    "lora_vit_b16": ["model.num_classes=100"],
+}
+GIB = 2**30
+
+
+def main() -> None:
+    """Makes all rows, writes them, and prints a table."""
+    rows = {}
+    print("| recipe | images a chip | state | compiler | rest of a step | compiler | ratio |")
+    print("|" + "---|" * 7)
+    for name, compiled in compile_rows.read(tpu_recipes.RESULTS).items():
+        source, overrides = compile_rows.ROOT / f"configs/{name}.py", OVERRIDES.get(name, ())
+        found = vit_jax.inspect_model(source, mesh=compiled["mesh"], overrides=overrides)
+        rows[name] = row = {
+            "rows": found.rows,
+            "state": found.state.total,
+            "compiled_state": compiled["state_bytes"],
+            "peak": found.peak,
+            "compiled_temporaries": compiled["memory"]["temporaries"],
+            "ratio": round(found.peak / compiled["memory"]["temporaries"], 3),
+        }
+        sizes = ("state", "compiled_state", "peak", "compiled_temporaries")
+        cells = " | ".join(f"{row[key] / GIB:.2f} GiB" for key in sizes)
+        print(f"| {name} | {row['rows']} | {cells} | {row['ratio']:.2f} |", flush=True)
+    content = {"what": __doc__.splitlines()[0], "machine": machine.describe(LIBRARIES)}
+    RESULTS.write_text(json.dumps(content | {"rows": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
