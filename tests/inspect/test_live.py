@@ -48,10 +48,10 @@ def test_kept_of_a_product_is_its_factors():
     assert [(x.shape, x.bytes) for x in found] == [((10,), 40)]  # the weights are an argument
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "mae_vit_tiny_patch16"])
-def test_kept_is_what_vjp_holds(name):
+@pytest.mark.slow
+def test_kept_is_what_vjp_holds():
     """Outside of a trace `jax.vjp` has real arrays: as many bytes, each buffer counted once."""
-    step = tiny.traced(name, 2)
+    step = tiny.traced("vit_tiny_patch16_224", 2)
     arguments = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), step.arguments(2))
     params, *others = arguments
     _, pullback, _ = jax.vjp(lambda p: step.loss(p, *others), params, has_aux=True)
@@ -78,8 +78,9 @@ def test_a_scan_keeps_what_unrolled_blocks_keep():
     assert totals[0] == totals[1]
 
 
-@pytest.mark.parametrize("dtype", [None, "bfloat16"])
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "mae_vit_tiny_patch16"])
+@pytest.mark.parametrize(
+    "name, dtype", [("vit_tiny_patch16_224", None), ("mae_vit_tiny_patch16", "bfloat16")]
+)
 def test_blocks_by_hand_exactly(name, dtype):
     """What two more images add to what blocks keep: the formula, to the byte."""
     few, more = (_blocks(tiny.traced(name, rows, dtype=dtype)) for rows in (2, 4))
@@ -101,7 +102,7 @@ def test_scores_are_told_apart():
 
 
 def test_timeline_grows_with_images_as_it_says():
-    step = tiny.traced("swin_tiny_patch4_window7_224", 2)
+    step = tiny.traced("mae_vit_tiny_patch16", 2)
     found = timeline(step.gradient(2), step.gradient(4))
     assert found.at(9) == live.timeline(step.gradient(9)).max()
 
@@ -120,7 +121,7 @@ def test_most_is_the_last_that_fits():
 # operands in the layout of its products: with remat, where little else is held, a fourth.
 CASES = [
     ("vit_tiny_patch16_224", dict(remat="none")),
-    ("vit_tiny_patch16_224", dict(remat="full")),
+    pytest.param("vit_tiny_patch16_224", dict(remat="full"), marks=pytest.mark.slow),
     pytest.param("mae_vit_tiny_patch16", {}, marks=pytest.mark.slow),
     pytest.param("swin_tiny_patch4_window7_224", {}, marks=pytest.mark.slow),
 ]

@@ -25,7 +25,7 @@ def module(name: str, **fields: Any) -> models.PlainModule:
 
 def traced(name: str, rows: int, **fields: Any) -> step.Step:
     """The training step of a small model."""
-    values = {key: value for key, value in (NAMES[name] | fields).items()}
+    values = NAMES[name] | fields
     config = configuration(name, [f"model.{key}={value!r}" for key, value in values.items()])
     config.total_steps = 1
     return step.Step(step.traced_experiment(resolve_without_data(config), rows))

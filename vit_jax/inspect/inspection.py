@@ -13,7 +13,7 @@ from vit_jax import naming, ranges
 from vit_jax.ahead.compile_ahead import resolve_without_data
 from vit_jax.inspect import live, parts
 from vit_jax.inspect.activations import blocks_keep_by_hand, is_plain
-from vit_jax.inspect.chips import CHIPS, MARGIN, Chip
+from vit_jax.inspect.chips import CHIPS, MARGIN, WIDE_MARGIN, Chip
 from vit_jax.inspect.flops import attention_shares, flops_by_hand
 from vit_jax.inspect.parameters import parameters
 from vit_jax.inspect.report import AtSize, Fit, Inspection, State
@@ -22,6 +22,7 @@ from vit_jax.inspect.step import Step, Timeline, timeline, traced_experiment
 from vit_jax.inspect.step import tokens as tokens_of
 from vit_jax.models import create_model, field_ranges
 from vit_jax.models.layers.attention import pick_backend
+from vit_jax.models.mae import MaskedAutoencoder
 from vit_jax.models.partitioning import PlainModule
 from vit_jax.models.swin import SwinTransformer
 from vit_jax.models.vit import VisionTransformer, pair
@@ -87,6 +88,9 @@ def inspect_model(
     trained = trained.on_a_part(share)
     predicted = _Peaks(forward, step)
     counts = parameters(module)
+    moving = sum(x.size for x in jax.tree.leaves(experiment.state_factory.shapes.params))
+    partly = moving < sum(counts.values()) or isinstance(module, MaskedAutoencoder)
+    margin = WIDE_MARGIN if partly else MARGIN
     return Inspection(
         source=str(source),
         model=config.model.name,
@@ -96,7 +100,7 @@ def inspect_model(
         remat=getattr(module, "remat", "none"),
         optimizer=config.optim.name,
         parameters=counts,
-        trained=sum(x.size for x in jax.tree.leaves(experiment.state_factory.shapes.params)),
+        trained=moving,
         flops=flops_by_hand(module),
         training_flops=live.flops(programs[0]) / 2,
         sizes=_at_sizes(module),
@@ -110,7 +114,7 @@ def inspect_model(
         kept_by_hand=rows * blocks_keep_by_hand(module) if is_plain(module) else None,
         peak=trained.whole.at(rows),
         forward_peak=predicted.whole.at(rows),
-        fits=tuple(_fit(chip, module, state, trained, predicted) for chip in CHIPS),
+        fits=tuple(_fit(chip, module, state, trained, predicted, margin) for chip in CHIPS),
         notes=_notes(config, module, source),
     )
 
@@ -234,15 +238,17 @@ def _dtype(module: PlainModule) -> str:
     return "float32" if module.dtype is None else np.dtype(module.dtype).name
 
 
-def _fit(chip: Chip, module: PlainModule, state: State, trained: _Peaks, predicted: _Peaks) -> Fit:
+def _fit(
+    chip: Chip, module: PlainModule, state: State, trained: _Peaks, predicted: _Peaks, margin: float
+) -> Fit:
     fused = _is_fused(module, chip.platform)
     train, predict = (x.fused if fused else x.whole for x in (trained, predicted))
     return Fit(
         chip=chip.name,
         memory=chip.memory,
         usable=chip.usable,
-        train=train.most((chip.usable - state.total) / MARGIN),
-        predict=predict.most((chip.usable - state.params) / MARGIN),
+        train=train.most((chip.usable - state.total) / margin),
+        predict=predict.most((chip.usable - state.params) / margin),
         fused=fused,
     )
 
@@ -260,12 +266,12 @@ def _is_fused(module: PlainModule, platform: str) -> bool:
 def _notes(config: ConfigDict, module: PlainModule, source: Source) -> tuple[str, ...]:
     notes = []
     own = field_ranges(config.model.name)["num_classes"]
-    if own.fits(1) and str(source) == config.model.name:
-        if not create_model(config.model.name).num_classes:
-            notes.append(
-                f"the model has no head; one of {module.num_classes} classes is counted, as in "
-                "fine-tuning (--config.model.num_classes=N for another)"
-            )
+    by_name = str(source) == config.model.name
+    if by_name and own.fits(1) and not create_model(config.model.name).num_classes:
+        notes.append(
+            f"the model has no head; one of {module.num_classes} classes is counted, as in "
+            "fine-tuning (--config.model.num_classes=N for another)"
+        )
     if any(config.mesh[axis] > 1 for axis in ("sequence", "tensor")):
         notes.append(
             "activations are counted as if each device had whole images: what the mesh axes "

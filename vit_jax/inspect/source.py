@@ -89,11 +89,8 @@ def _of_folder(path: str) -> ConfigDict:
     names = [x for x in models.list_models() if models.model_spec(x).module is type(module)]
     name = described["name"] if described["name"] in names else names[0]
     usual = models.create_model(name)
-    fields = {
-        key: _plain(getattr(module, key))
-        for key in module.field_ranges()
-        if getattr(module, key) != getattr(usual, key)
-    }
+    values = {key: _plain(getattr(module, key)) for key in module.field_ranges()}
+    fields = {key: x for key, x in values.items() if x != _plain(getattr(usual, key))}
     if not module.num_classes:
         fields.pop("num_classes", None)
     return _of_name(name, fields)
