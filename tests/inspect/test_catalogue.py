@@ -1,5 +1,6 @@
 """The table of models: its numbers, its weights, and what it looks like."""
 
+import importlib.util
 import io
 import json
 
@@ -27,7 +28,7 @@ def test_every_name_has_a_row(rows):
 
 
 def test_a_pattern_that_fits_nothing_names_the_nearest():
-    with pytest.raises(UserError, match=r"no model fits .*'swin_tiny"):
+    with pytest.raises(UserError, match=r"no model fits .*'swin_s3_tiny_224'"):
         model_table("swim_tiny*")
 
 
@@ -57,7 +58,9 @@ def test_published_names_are_registered_and_have_no_double():
 
 
 def test_tags_are_those_of_timm():
-    pytest.importorskip("timm")
+    pytest.importorskip("torch")
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed")
     timm = import_library("timm", "this test")
     for name in models.list_models():
         theirs = (timm.get_pretrained_cfg(x).hf_hub_id for x in timm.list_pretrained(f"{name}.*"))

@@ -13,8 +13,8 @@ GPU_FRACTION = 0.75
 # Of a TPU the system keeps a little: of the 16 GiB of a v5e it leaves 15.75 to the compiler.
 TPU_FRACTION = 15.75 / 16
 # What a step takes beside the state is counted so much larger for the answer what fits. The
-# compiler of TPUs lays out up to 1.24 times the estimate for recipes that train a whole classifier, up to
-# 2.0 times for masked autoencoders and where a part of a model is trained
+# compiler of TPUs lays out up to 1.24 times the estimate for recipes that train a whole
+# classifier, up to 2.0 times for masked autoencoders and where a part of a model is trained
 # (benchmarks/results/inspect_tpu.json).
 MARGIN = 1.25
 WIDE_MARGIN = 2.0
