@@ -84,8 +84,8 @@ def inspect_model(
     programs = step.gradient(2), step.gradient(4)
     report("tracing a prediction")
     forward = step.forward(2), step.forward(4)
-    trained = _Peaks(programs, step, accumulated=gradients if config.accumulate_steps > 1 else 0)
-    trained = trained.on_a_part(share)
+    summed = gradients if config.accumulate_steps > 1 else 0  # of the parts of a batch
+    trained = _Peaks(programs, step, share, summed)
     predicted = _Peaks(forward, step)
     counts = parameters(module)
     moving = sum(x.size for x in jax.tree.leaves(experiment.state_factory.shapes.params))
@@ -175,22 +175,21 @@ def _state(
 class _Peaks:
     """The timelines of a program, with attention's weights and without them."""
 
-    def __init__(self, programs: tuple[Any, Any], step: Step, accumulated: int = 0):
-        self.whole, self.fused = (
-            _plus(timeline(*programs, ignored), accumulated)
-            for ignored in (live.nothing, step.is_score)
-        )
+    def __init__(self, programs: tuple[Any, Any], step: Step, share: float = 1.0, more: int = 0):
+        """Reads the programs for two and for four images.
 
-    def on_a_part(self, share: float) -> "_Peaks":
-        """Of a device that holds a share of the gradients."""
-        self.whole, self.fused = (
-            Timeline(x.constant * share, x.image) for x in (self.whole, self.fused)
-        )
-        return self
+        Args:
+            programs: of a device that has all parameters.
+            step: that they are of.
+            share: of what does not depend on the images (gradients) that the device holds.
+            more: bytes that it holds all the time.
+        """
 
+        def of(ignored: live.Ignored) -> Timeline:
+            found = timeline(*programs, ignored)
+            return Timeline(found.constant * share + more, found.image)
 
-def _plus(found: Timeline, constant: int) -> Timeline:
-    return Timeline(found.constant + constant, found.image)
+        self.whole, self.fused = of(live.nothing), of(step.is_score)
 
 
 def _kept(
