@@ -155,3 +155,16 @@ def test_every_family(name):
 def test_errors(source, options, error, message):
     with pytest.raises(error, match=message):
         inspect_model(source, **options)
+
+
+@pytest.mark.slow
+def test_a_part_that_is_trained_and_a_batch_in_parts():
+    """With a frozen body its parameters are state, and only gradients of the head are summed."""
+    overrides = [*OVERRIDES, "accumulate_steps=2", "optim.frozen=('encoder/*',)"]
+    found = inspect_model(NAME, image_size=64, batch_size=8, overrides=overrides)
+    whole = inspect_model(NAME, image_size=64, batch_size=8, overrides=OVERRIDES)
+    assert (found.rows, found.kept_by_hand) == (4, None)
+    assert found.state.params + found.state.other == whole.state.params
+    assert found.gradients == found.state.params == 4 * found.trained
+    # The patch embedding is trained, so gradients pass through every softmax, of half the images.
+    assert 2 * found.kept["attention scores"] == whole.kept["attention scores"]

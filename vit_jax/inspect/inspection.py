@@ -89,8 +89,9 @@ def inspect_model(
     predicted = _Peaks(forward, step)
     counts = parameters(module)
     moving = sum(x.size for x in jax.tree.leaves(experiment.state_factory.shapes.params))
-    partly = moving < sum(counts.values()) or isinstance(module, MaskedAutoencoder)
-    margin = WIDE_MARGIN if partly else MARGIN
+    partly = moving < sum(counts.values())
+    margin = WIDE_MARGIN if partly or isinstance(module, MaskedAutoencoder) else MARGIN
+    by_hand = is_plain(module) and not partly  # which keeps less
     return Inspection(
         source=str(source),
         model=config.model.name,
@@ -111,7 +112,7 @@ def inspect_model(
         gradients=gradients,
         kept=kept,
         kept_by_remat=by_remat,
-        kept_by_hand=rows * blocks_keep_by_hand(module) if is_plain(module) else None,
+        kept_by_hand=rows * blocks_keep_by_hand(module) if by_hand else None,
         peak=trained.whole.at(rows),
         forward_peak=predicted.whole.at(rows),
         fits=tuple(_fit(chip, module, state, trained, predicted, margin) for chip in CHIPS),

@@ -96,7 +96,8 @@ class Inspection:
         gradients: of the parameters, on a device.
         kept: for the backward pass, by part.
         kept_by_remat: the same in all, for other choices of `remat`.
-        kept_by_hand: of the blocks in `kept`, by the formula; None where blocks are not plain ones.
+        kept_by_hand: of the blocks in `kept`, by the formula; None where blocks are not plain
+            ones, or not all is trained.
         peak: the most that a step holds beside the state: what is kept, gradients, and what is
             being worked on.
         forward_peak: the most that a prediction for as many images holds beside the parameters.
