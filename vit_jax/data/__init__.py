@@ -19,6 +19,7 @@ _HOMES = {
     "prefetch_to_device": "vit_jax.data.prefetch",
     "preprocess": "vit_jax.data.preprocessing",
     "train_batches": "vit_jax.data.pipeline",
+    "write_folder": "vit_jax.data.to_folder",
 }
 __all__ = list(_HOMES)
 

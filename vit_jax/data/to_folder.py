@@ -1,0 +1,99 @@
+"""Writes a source of examples as a folder of images, one sub-folder a class.
+
+What `folder:PATH` reads, and `vit-jax predict` and any other program as well.
+"""
+
+import io
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from vit_jax import naming
+from vit_jax.data.decode import FORMATS, DecodeError
+from vit_jax.data.sources import Example, Source
+from vit_jax.errors import UserError
+
+
+def write_folder(
+    source: Source,
+    folder: str | os.PathLike[str],
+    classes: Collection[str] | None = None,
+    per_class: int | None = None,
+) -> list[Path]:
+    """Writes `folder/<class>/<number>.<format>` for each example.
+
+        test = data.open_source("digits", "test")
+        files = data.write_folder(test, "pictures/test", classes=["3", "8"], per_class=20)
+
+    Encoded images are written byte for byte, arrays as PNG. The number is that of the example in
+    the source.
+
+    Args:
+      source: from `open_source`.
+      folder: made where it is missing; must hold none of the classes' folders.
+      classes: names of those to write; None: all.
+      per_class: at most so many of each class, the first ones; None: all.
+
+    Returns:
+      The files, in the order of the source.
+
+    Raises:
+      UserError: an unknown class, fewer than one a class, or a folder that is there already or
+        cannot be written.
+      DecodeError: an image that is of no format that is read here; names the example.
+    """
+    chosen = tuple(source.class_names if classes is None else classes)
+    naming.check_known("class", chosen, source.class_names)
+    if per_class is not None and per_class < 1:
+        raise UserError(f"per_class is {per_class}: expected 1 or more, or None for all")
+    folder = Path(folder)
+    try:
+        for name in chosen:
+            (folder / name).mkdir(parents=True)
+        return list(_written(source, folder, chosen, per_class))
+    except FileExistsError as error:
+        raise UserError(f"{error.filename} is already there: choose another folder") from error
+    except OSError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"cannot write {folder}: {error}") from error
+
+
+def _written(
+    source: Source, folder: Path, classes: Collection[str], per_class: int | None
+) -> Iterator[Path]:
+    """Writes the examples, and yields the path of each."""
+    left = dict.fromkeys(classes, len(source) if per_class is None else per_class)
+    for index in tqdm(range(len(source)), os.fspath(folder), disable=None, leave=False):
+        example = source[index]
+        name = source.class_names[example["label"]]
+        if left.get(name, 0):
+            left[name] -= 1
+            content, ending = _encoded(example)
+            path = folder / name / f"{index:05d}.{ending}"
+            path.write_bytes(content)
+            yield path
+        elif not any(left.values()):
+            return
+
+
+def _encoded(example: Example) -> tuple[bytes, str]:
+    """The bytes of a file, and the ending of its name."""
+    image = example["image"]
+    if not isinstance(image, np.ndarray):
+        return image, _ending(image, example["name"])
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")
+    return file.getvalue(), "png"
+
+
+def _ending(encoded: bytes, name: str) -> str:
+    try:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
+            return picture.format.lower()
+    except OSError as error:
+        raise DecodeError(name, str(error)) from error
