@@ -19,6 +19,7 @@ _HOMES = {
     "preprocessing": "vit_jax.models",
     "open_model": "vit_jax.training.trained",
     "predict": "vit_jax.inference.predict",
+    "export_checkpoint": "vit_jax.training.trained",
     "extract_features": "vit_jax.inference.features",
     "export_program": "vit_jax.deploy.export",
     "load_exported": "vit_jax.deploy.load",
@@ -31,6 +32,8 @@ _HOMES = {
     "evaluate": "vit_jax.training",
     "evaluate_knn": "vit_jax.training",
     "serve": "vit_jax.serving.run",
+    "start_from": "vit_jax.training.start_from",
+    "validate": "vit_jax.convert.validate",
 }
 __all__ = [
     "__version__",
@@ -39,6 +42,7 @@ __all__ = [
     "create_model",
     "evaluate",
     "evaluate_knn",
+    "export_checkpoint",
     "export_program",
     "extract_features",
     "from_pretrained",
@@ -54,7 +58,9 @@ __all__ = [
     "pretrained_preprocessing",
     "save_pretrained",
     "serve",
+    "start_from",
     "train",
+    "validate",
 ]
 
 

@@ -99,9 +99,22 @@ def test_what_is_left_out_and_idle_patterns_have_to_be_right(config, tmp_path):
         first_state(config, tmp_path)
     config.init_changes.left_out = ("pos_embed/*",)
     first_state(config, tmp_path)
-    config.init_changes.drawn = ("head/*",)
-    with pytest.raises(UserError, match=r"drawn=\('head/\*',\) names no parameter"):
+    config.init_changes.drawn = ("heads/*",)
+    with pytest.raises(UserError, match=r"drawn=\('heads/\*',\) names no parameter at all"):
         first_state(config, tmp_path)
+
+
+def test_a_head_that_would_fit_is_drawn_where_that_is_said(config, source, tmp_path):
+    taken, theirs = flat(first_state(config, tmp_path).params), flat(folder.read(source).params)
+    np.testing.assert_array_equal(taken["head/kernel"], theirs["head/kernel"])
+    config.init_changes.drawn = ("head/*",)
+    said = []
+    drawn = flat(first_state(config, tmp_path, said).params)
+    assert "2 drawn: head/bias, head/kernel" in said[0]
+    fresh = flat(Experiment(resolve(tiny.get_config(), 1437, 10)).state_factory.create().params)
+    for path, leaf in drawn.items():
+        expected = fresh if path.startswith("head/") else taken
+        np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
 
 
 def test_another_network_of_the_same_shapes_is_refused(config, tmp_path):

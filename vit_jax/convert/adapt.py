@@ -66,7 +66,8 @@ def adapt(
         old: the module that they are of; unrolled or scanned as `new` is.
         new: the module that they are wanted for.
         resampled: shell patterns of paths that may be resized (position tables, patch embedding).
-        drawn: of paths that may be drawn anew.
+        drawn: of paths that are drawn anew, also where the old parameters would fit: a head for
+            as many other classes.
         left_out: of paths of the old parameters that may be left out.
         draw: gives new leaves by path; None draws them as `new.init` does with key 0.
         advice: what to do where a pattern is lacking: `what` is the argument, `patterns` what it
@@ -77,7 +78,7 @@ def adapt(
 
     Raises:
         UserError: a leaf would have to be resized, drawn or left out, and no pattern says so; or a
-            pattern says so of a leaf for which it is not needed.
+            pattern names no leaf that is drawn, or has to be resized or left out.
     """
     images = jax.ShapeDtypeStruct((1, *pair(new.img_size), new.in_chans), jnp.float32)
     wanted = _flat(jax.eval_shape(new.init, jax.random.key(0), images)["params"])
@@ -91,6 +92,7 @@ def adapt(
     }
     lost = {path for path in found if path not in wanted}
     fresh = {p for p in wanted if p not in found or found[p].shape != wanted[p].shape}
+    fresh |= {path for path in wanted if _named(path, drawn)}
     lost |= {path for path in fresh if path in found}
     moved -= fresh | lost
     _check_announced("resampled", moved, resampled, advice)
@@ -122,7 +124,7 @@ def _check_announced(
     what: str, paths: Collection[str], patterns: Sequence[str], advice: str
 ) -> None:
     """Each path is named by a pattern, and each pattern names a path."""
-    silent = [p for p in sorted(paths) if not any(fnmatch.fnmatchcase(p, q) for q in patterns)]
+    silent = [path for path in sorted(paths) if not _named(path, patterns)]
     if silent:
         verb = {"resampled": "resized", "drawn": "drawn anew", "left_out": "left out"}[what]
         wanted = tuple(sorted({p.split("/")[0] + "/*" for p in silent}))
@@ -132,7 +134,12 @@ def _check_announced(
         )
     idle = [q for q in patterns if not any(fnmatch.fnmatchcase(p, q) for p in paths)]
     if idle:
-        raise UserError(f"{what}={tuple(idle)} names no parameter that has to be; take it out")
+        which = "at all" if what == "drawn" else "that has to be"
+        raise UserError(f"{what}={tuple(idle)} names no parameter {which}; take it out")
+
+
+def _named(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def _draw(module: PlainModule, paths: Collection[str]) -> dict[str, jax.Array]:
