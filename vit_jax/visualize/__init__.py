@@ -16,8 +16,11 @@ from vit_jax.visualize.components import (
     features_figure,
     principal_components,
 )
+from vit_jax.visualize.curves import curves_figure
+from vit_jax.visualize.differences import differences_figure
 from vit_jax.visualize.distance import attention_distance, distance_figure, prefix_share
 from vit_jax.visualize.filters import filters_figure, patch_filters, principal_filters
+from vit_jax.visualize.pictures import pictures_figure
 from vit_jax.visualize.positions import position_table, positions_figure, similarity
 from vit_jax.visualize.reconstruction import reconstruction_figure, reconstructions, to_pixels
 from vit_jax.visualize.rollout import rollout, rollout_figure
@@ -29,6 +32,8 @@ __all__ = [
     "attention_distance",
     "attention_figure",
     "attention_map",
+    "curves_figure",
+    "differences_figure",
     "distance_figure",
     "feature_colors",
     "features_figure",
@@ -36,6 +41,7 @@ __all__ = [
     "intermediates",
     "on_grid",
     "patch_filters",
+    "pictures_figure",
     "plain_encoder",
     "pooling_weights",
     "position_table",

@@ -1,8 +1,8 @@
-"""Pictures of a model as files; what `vit-jax visualize` does."""
+"""Pictures of a model as figures, and as files; what `vit-jax visualize` does."""
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,41 @@ def draw(
         UserError: the model does not have what is asked for, there is no such layer or head, a
             file cannot be read or written, or matplotlib is not installed.
     """
+    drawn = figures(model, files, what, choices, report)
+    folder, written = _folder(output), []
+    for stem, figure in drawn:
+        written.append(_save(figure, folder / f"{stem}.png"))
+        with tqdm.external_write_mode():
+            report(os.fspath(written[-1]))
+    return written
+
+
+def figures(
+    model: Model,
+    files: Sequence[str | os.PathLike[str]] = (),
+    what: Sequence[str] = (ALL,),
+    choices: Choices = PLAIN,
+    report: Callable[[str], None] = print,
+) -> Iterator[tuple[str, "Figure"]]:
+    """Draws a model, figure by figure.
+
+        for name, figure in figures(vit_jax.open_model("runs/mine"), ["cat.jpg"], ["attention"]):
+            display(figure)  # in a notebook; figure.savefig(f"{name}.png") elsewhere
+
+    Args:
+        model: see `draw`.
+        files: see `draw`.
+        what: see `draw`.
+        choices: see `draw`.
+        report: is told what was left out.
+
+    Returns:
+        Names, which are those of `draw`'s files without their ending, and figures; each is drawn
+        when it is asked for.
+
+    Raises:
+        UserError: see `draw`.
+    """
     new_figure(1, 1)  # where it cannot be had, nothing else is worth the wait
     check_not_rounded(model.params)
     kinds, left_out = _kinds(model, what, bool(files))
@@ -106,17 +141,19 @@ def draw(
         raise UserError(f"{len(files)} pictures; pca shows at most {IN_ONE} in one figure")
     of_pictures = any(KINDS[name].of_pictures for name in kinds)
     pictures = read_pictures(files, model) if of_pictures else []
-    folder, written = _folder(output), []
     for reason in left_out:
         report(f"left out: {reason}")
+    return _drawn(model, pictures, kinds, choices)
+
+
+def _drawn(
+    model: Model, pictures: Sequence[Picture], kinds: Sequence[str], choices: Choices
+) -> Iterator[tuple[str, "Figure"]]:
+    """Names and figures of each kind."""
     model = dataclasses.replace(model, params=jax.device_put(model.params))
     for name in kinds:
         bar = tqdm(pictures, name, disable=None, leave=False)
-        for stem, figure in KINDS[name].draw(model, bar, choices):
-            written.append(_save(figure, folder / f"{stem}.png"))
-            with tqdm.external_write_mode():
-                report(os.fspath(written[-1]))
-    return written
+        yield from KINDS[name].draw(model, bar, choices)
 
 
 def _kinds(model: Model, what: Sequence[str], has_files: bool) -> tuple[list[str], list[str]]:

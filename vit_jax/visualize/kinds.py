@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -184,18 +184,34 @@ def _filters(model: Model, pictures: Iterable[Picture], choices: Choices) -> Dra
 
 def _reconstruction(model: Model, pictures: Iterable[Picture], choices: Choices) -> Drawn:
     """What a masked autoencoder paints."""
-    module = _autoencoder(model).clone(attn_backend="auto")  # it may have learned elsewhere
-    grid = module.grid()
     for picture in pictures:
-        images = picture.image[None]
-        painted, mask = map(
-            seen.as_numpy, _painted(module, model.params, images, choices.norm_pix_loss)
-        )
-        mask = mask.reshape(-1, *grid)
-        prep = model.preprocessing.for_channels(module.in_chans)
-        sheet = reconstructions(images, painted, mask, prep.mean, prep.std)
-        title = f"{picture.name}: {100 * mask.mean():.0f} % of the patches masked"
+        sheet, masked = reconstruction_sheet(model, [picture], choices.norm_pix_loss)
+        title = f"{picture.name}: {100 * masked:.0f} % of the patches masked"
         yield f"{picture.name}_reconstruction", reconstruction_figure(sheet, title)
+
+
+def reconstruction_sheet(
+    model: Model, pictures: Sequence[Picture], norm_pix_loss: bool = False
+) -> tuple[np.ndarray, float]:
+    """What a masked autoencoder paints of several pictures, a row each.
+
+    Args:
+        model: of a masked autoencoder.
+        pictures: from `draw.read_pictures`.
+        norm_pix_loss: see `Choices`.
+
+    Returns:
+        What `visualize.reconstruction_figure` takes, and the share of the patches that is masked.
+
+    Raises:
+        UserError: another model.
+    """
+    module = _autoencoder(model).clone(attn_backend="auto")  # it may have learned elsewhere
+    images = np.stack([picture.image for picture in pictures])
+    painted, mask = map(seen.as_numpy, _painted(module, model.params, images, norm_pix_loss))
+    mask = mask.reshape(-1, *module.grid())
+    prep = model.preprocessing.for_channels(module.in_chans)
+    return reconstructions(images, painted, mask, prep.mean, prep.std), float(mask.mean())
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
