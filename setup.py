@@ -39,6 +39,8 @@ TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
     "tensorboard>=2.19",  # its reader checks our event files
+    "nbclient>=0.10",  # it and a kernel run the notebooks of colabs/
+    "ipykernel>=6.29",
     *GCS,
     *S3,
     *PARQUET,
