@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from tests.visualize.tiny import MAE, drawn
 from vit_jax.errors import UserError
 from vit_jax.visualize import reconstructions, to_pixels
+from vit_jax.visualize.kinds import Picture, reconstruction_sheet
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -48,6 +50,18 @@ def test_a_row_a_picture(pixels):
             np.testing.assert_array_equal(found, wanted)
     for edge in (sheet[:2], sheet[-2:], sheet[:, :2], sheet[:, -2:], sheet[6:8], sheet[:, 8:10]):
         assert (edge == 255).all()
+
+
+def test_several_pictures_make_the_rows_that_each_makes():
+    model = drawn("mae_vit_tiny_patch16", **MAE)
+    images = np.random.default_rng(0).normal(size=(2, 12, 10, 3)).astype(np.float32)
+    pictures = [Picture(str(i), image, np.zeros((12, 10, 3))) for i, image in enumerate(images)]
+    both, share = reconstruction_sheet(model, pictures)
+    for i, picture in enumerate(pictures):
+        alone, _ = reconstruction_sheet(model, [picture])
+        row = both[14 * i : 14 * i + 16].astype(int)
+        np.testing.assert_allclose(row, alone, atol=1)  # a level, where one is rounded otherwise
+    assert share == pytest.approx(12 / 15)  # three of 3 x 5 patches are kept
 
 
 @pytest.mark.parametrize(
