@@ -19,7 +19,7 @@ _HOMES = {
     "preprocessing": "vit_jax.models",
     "open_model": "vit_jax.training.trained",
     "predict": "vit_jax.inference.predict",
-    "export_checkpoint": "vit_jax.training.trained",
+    "export_checkpoint": "vit_jax.deploy.export",
     "extract_features": "vit_jax.inference.features",
     "export_program": "vit_jax.deploy.export",
     "load_exported": "vit_jax.deploy.load",
