@@ -21,7 +21,8 @@ CORE = [
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "pillow>=11",
-    "scikit-learn>=1.5",  # the embedded digits data set
+    "scikit-learn>=1.5",  # the embedded digits data set, linear probes
+    "scipy>=1.13",  # which jax needs too
     "tensorflow-datasets>=4.9.10",
     "tqdm>=4.66",
 ]

@@ -10,7 +10,9 @@ __version__ = "0.1.0"
 
 # Where each public name lives.
 _HOMES = {
+    "calibration": "vit_jax.evaluation.calibration",
     "compile_ahead": "vit_jax.ahead.compile_ahead",
+    "confusion": "vit_jax.evaluation.confusion",
     "create_model": "vit_jax.models",
     "inspect_model": "vit_jax.inspect.inspection",
     "list_models": "vit_jax.models",
@@ -31,6 +33,7 @@ _HOMES = {
     "train": "vit_jax.training",
     "evaluate": "vit_jax.training",
     "evaluate_knn": "vit_jax.training",
+    "probe": "vit_jax.evaluation.probe",
     "serve": "vit_jax.serving.run",
     "start_from": "vit_jax.training.start_from",
     "validate": "vit_jax.convert.validate",
@@ -38,7 +41,9 @@ _HOMES = {
 __all__ = [
     "__version__",
     "base_config",
+    "calibration",
     "compile_ahead",
+    "confusion",
     "create_model",
     "evaluate",
     "evaluate_knn",
@@ -56,6 +61,7 @@ __all__ = [
     "preprocess",
     "preprocessing",
     "pretrained_preprocessing",
+    "probe",
     "save_pretrained",
     "serve",
     "start_from",

@@ -10,8 +10,8 @@ import vit_jax
 from tests.training import tiny
 from vit_jax.convert import folder
 from vit_jax.errors import UserError
+from vit_jax.evaluation import neighbours
 from vit_jax.models import unstack_blocks
-from vit_jax.training import knn
 from vit_jax.training.trained import trained_model
 
 
@@ -23,13 +23,13 @@ def unit(rng, *shape):
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
 def test_votes_are_those_of_scikit_learn(monkeypatch, temperature):
     """In parts, the last one smaller than k; classes with few examples."""
-    monkeypatch.setattr(knn, "BANK_ROWS", 23)
-    monkeypatch.setattr(knn, "QUERY_ROWS", 11)
+    monkeypatch.setattr(neighbours, "BANK_ROWS", 23)
+    monkeypatch.setattr(neighbours, "QUERY_ROWS", 11)
     rng = np.random.default_rng(0)
     bank, queries = unit(rng, 100, 6), unit(rng, 40, 6)
     labels, right = rng.integers(5, size=100), rng.integers(5, size=40)
     labels[labels == 4] = rng.integers(4, size=(labels == 4).sum())  # a class without examples
-    found = knn.accuracies(bank, labels, queries, right, 5, (1, 30), temperature)
+    found = neighbours.accuracies(bank, labels, queries, right, 5, (1, 30), temperature)
     for k in (1, 30):
         theirs = KNeighborsClassifier(
             k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / temperature)

@@ -33,10 +33,12 @@ def add_parser(commands: Any) -> None:
 
 
 def add_source(
-    parser: argparse.ArgumentParser, what: str = "a path, hf-hub:owner/name or timm/name"
+    parser: argparse.ArgumentParser,
+    what: str = "a path, hf-hub:owner/name or timm/name",
+    required: bool = True,
 ) -> None:
     """Adds the arguments that say what is read."""
-    parser.add_argument("source", metavar="SOURCE", help=what)
+    parser.add_argument("source", nargs=None if required else "?", metavar="SOURCE", help=what)
     parser.add_argument(
         "--model", metavar="NAME", help="where the source does not say which model it is"
     )

@@ -17,8 +17,9 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 import vit_jax
-from vit_jax.cli import compile as compile_command
 from vit_jax.cli import (
+    calibration,
+    confusion,
     convert,
     evaluate,
     export,
@@ -28,12 +29,14 @@ from vit_jax.cli import (
     memory,
     models,
     predict,
+    probe,
     serve,
     tpu,
     train,
     validate,
     visualize,
 )
+from vit_jax.cli import compile as compile_command
 from vit_jax.errors import UserError
 
 COMMANDS = (
@@ -42,8 +45,11 @@ COMMANDS = (
     predict,
     features,
     visualize,
+    probe,
     serve,
     knn,
+    confusion,
+    calibration,
     models,
     inspect,
     compile_command,

@@ -31,9 +31,16 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that say which model is meant: a run's, a converted one, or others'."""
-    add_source(parser, "folder of a run or of vit-jax convert, a weights file, a hub id")
+def add_model(parser: argparse.ArgumentParser, more: str = "", required: bool = True) -> None:
+    """Adds the arguments that say which model is meant: a run's, a converted one, or others'.
+
+    Args:
+        parser: of the subcommand.
+        more: what else the source may be, for the help.
+        required: without a source there is an error.
+    """
+    what = "folder of a run or of vit-jax convert, a weights file, a hub id"
+    add_source(parser, what + more, required)
     common.add_run_choice(parser)
 
 
@@ -49,6 +56,11 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="files, folders, or patterns in quotes"
     )
+    add_passing(parser)
+
+
+def add_passing(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that say how pictures are gone through."""
     parser.add_argument(
         "--batch-size",
         type=int,

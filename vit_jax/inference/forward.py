@@ -9,7 +9,6 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +29,7 @@ THREADS = 8  # that decode; Pillow does so without Python's lock
 class Rows(NamedTuple):
     """What a model said of some pictures: NumPy arrays with a row for each."""
 
-    paths: list[Path]
+    paths: list[Any]  # or what else the pictures were asked for by
     values: Any
 
 
@@ -58,7 +57,7 @@ class Forward:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: expected 1 or more")
         self.model, self.batch_size = model, batch_size
-        self.skipped: list[tuple[Path, str]] = []
+        self.skipped: list[tuple[Any, str]] = []
         self._preprocessing = model.preprocessing.for_channels(model.module.in_chans)
         check_not_rounded(model.params)
         self._variables = {"params": jax.device_put(model.params)}
@@ -88,18 +87,20 @@ class Forward:
 
     def over(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[Any],
         title: str = "pictures",
         skip_unreadable: bool = False,
+        prepare: Callable[[Any], np.ndarray] | None = None,
     ) -> Iterator[Rows]:
         """Yields what the model says of the pictures, in their order, batch by batch.
 
         On a terminal a bar shows how far it is.
 
         Args:
-            paths: of files.
+            paths: of files; or what `prepare` takes.
             title: of the bar.
             skip_unreadable: leaves out what cannot be decoded, and notes it in `skipped`.
+            prepare: makes an image `(h, w, c)` of one of them, in threads; None: `self.prepare`.
 
         Raises:
             UserError: a picture that cannot be decoded or read, by name; or, where these are left
@@ -108,7 +109,7 @@ class Forward:
         self.skipped = []
         running: collections.deque[Rows] = collections.deque()
         with tqdm(total=len(paths), desc=title, disable=None, leave=False) as bar:
-            for done, images in self._batches(paths, skip_unreadable):
+            for done, images in self._batches(paths, skip_unreadable, prepare or self.prepare):
                 running.append(Rows(done, self(images)))
                 if len(running) > 1:
                     yield _ready(running.popleft())
@@ -118,12 +119,12 @@ class Forward:
             raise UserError(f"none of {len(paths)} pictures can be read: {self.skipped[0][1]}")
 
     def _batches(
-        self, paths: Sequence[Path], skip_unreadable: bool
-    ) -> Iterator[tuple[list[Path], list[np.ndarray]]]:
+        self, paths: Sequence[Any], skip_unreadable: bool, prepare: Callable[[Any], np.ndarray]
+    ) -> Iterator[tuple[list[Any], list[np.ndarray]]]:
         """Paths and images of each batch; all batches but the last are full."""
-        done: list[Path] = []
+        done: list[Any] = []
         images: list[np.ndarray] = []
-        for path, prepared in _ahead(self.prepare, paths, 2 * self.batch_size):
+        for path, prepared in _ahead(prepare, paths, 2 * self.batch_size):
             try:
                 image = prepared.result()
             except UserError as error:
@@ -142,12 +143,12 @@ class Forward:
 
 
 def _ahead(
-    function: Callable[[Path], Any], paths: Iterable[Path], ahead: int
-) -> Iterator[tuple[Path, Future]]:
+    function: Callable[[Any], Any], paths: Iterable[Any], ahead: int
+) -> Iterator[tuple[Any, Future]]:
     """Calls a function of each path in threads, so many ahead of the one that is asked for."""
     pool = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), thread_name_prefix="decode")
     try:
-        waiting: collections.deque[tuple[Path, Future]] = collections.deque()
+        waiting: collections.deque[tuple[Any, Future]] = collections.deque()
         for path in paths:
             waiting.append((path, pool.submit(function, path)))
             if len(waiting) > ahead:

@@ -1,5 +1,6 @@
 """What pictures show: the most probable classes of each."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -201,10 +202,17 @@ def show(found: Iterator[Prediction], as_json: bool, output: TextIO | None = Non
     output = sys.stdout if output is None else output
     width = shutil.get_terminal_size((WIDTH, 0)).columns if output.isatty() else None
     text = json_line if as_json else functools.partial(table, width=width)
-    try:
+    with reader_may_stop(output):
         for prediction in found:
-            output.write(_encodable(text(prediction), output) + "\n")
+            output.write(encodable(text(prediction), output) + "\n")
             output.flush()
+
+
+@contextlib.contextmanager
+def reader_may_stop(output: TextIO) -> Iterator[None]:
+    """Writing ends without an error where whoever reads has stopped."""
+    try:
+        yield
     except BrokenPipeError:
         # Else Python would complain as it ends, when it writes what is left.
         os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
@@ -245,7 +253,7 @@ def _shortened(text: str, width: int | None, at_end: bool = True) -> str:
     return text[:kept] + "..." if at_end else "..." + text[-kept:]
 
 
-def _encodable(text: str, output: TextIO) -> str:
+def encodable(text: str, output: TextIO) -> str:
     """The text, with "?" for what the output's encoding does not have."""
     encoding = output.encoding or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)

@@ -12,14 +12,15 @@ A file appears under its name only when all of it is on the disk.
 
 import json
 import os
+import zipfile
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from vit_jax.convert.writers import beside
-from vit_jax.errors import UserError
+from vit_jax.errors import MissingFileError, UserError
 
 if TYPE_CHECKING:
     from vit_jax.inference.features import Features
@@ -78,6 +79,57 @@ def _write_parquet(file: BinaryIO, found: "Features") -> None:
     pyarrow.parquet.write_table(table, file)
 
 
+def read(path: str | os.PathLike[str]) -> "Features":
+    """Reads what `write` wrote.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UserError: it holds no features, or needs a library that is not installed.
+    """
+    path = Path(path)
+    if path.suffix not in READERS:
+        raise UserError(f"{path} ends in {path.suffix!r}: expected one of {', '.join(READERS)}")
+    if not path.is_file():
+        raise MissingFileError(f"no features at {path}: vit-jax features writes them")
+    try:
+        return READERS[path.suffix](path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} holds no features of vit-jax features: {error}") from error
+
+
+def _read_npz(path: Path) -> "Features":
+    with np.load(path, allow_pickle=False) as arrays:
+        paths = tuple(map(Path, arrays["paths"].tolist()))
+        features = arrays["features"]
+        if "labels" not in arrays:
+            return _features(paths, features)
+        return _features(paths, features, arrays["labels"], tuple(arrays["class_names"].tolist()))
+
+
+def _read_parquet(path: Path) -> "Features":
+    _pyarrow()
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path)
+    shape = json.loads(table.schema.metadata[b"shape"])
+    flat = table["features"].combine_chunks().flatten().to_numpy()
+    paths, features = tuple(map(Path, table["path"].to_pylist())), flat.reshape(-1, *shape)
+    if "label" not in table.column_names:
+        return _features(paths, features)
+    labels, names = table["label"].to_numpy(), table["class"].to_pylist()
+    of_label = dict(zip(labels.tolist(), names))
+    if sorted(of_label) != list(range(len(of_label))):
+        raise ValueError("some classes have no picture, and their names are not in it: write .npz")
+    return _features(paths, features, labels, tuple(of_label[i] for i in range(len(of_label))))
+
+
+def _features(*parts: Any) -> "Features":
+    from vit_jax.inference.features import Features
+
+    return Features(*parts)
+
+
+READERS = {".npz": _read_npz, ".parquet": _read_parquet}
 WRITERS = {".npz": _write_npz, ".parquet": _write_parquet}
 
 

@@ -16,6 +16,7 @@ from vit_jax.visualize.components import (
     features_figure,
     principal_components,
 )
+from vit_jax.visualize.confusion import confusion_figure
 from vit_jax.visualize.curves import curves_figure
 from vit_jax.visualize.differences import differences_figure
 from vit_jax.visualize.distance import attention_distance, distance_figure, prefix_share
@@ -23,6 +24,7 @@ from vit_jax.visualize.filters import filters_figure, patch_filters, principal_f
 from vit_jax.visualize.pictures import pictures_figure
 from vit_jax.visualize.positions import position_table, positions_figure, similarity
 from vit_jax.visualize.reconstruction import reconstruction_figure, reconstructions, to_pixels
+from vit_jax.visualize.reliability import reliability_figure
 from vit_jax.visualize.rollout import rollout, rollout_figure
 from vit_jax.visualize.seen import intermediates, plain_encoder, pooling_weights
 
@@ -32,6 +34,7 @@ __all__ = [
     "attention_distance",
     "attention_figure",
     "attention_map",
+    "confusion_figure",
     "curves_figure",
     "differences_figure",
     "distance_figure",
@@ -52,6 +55,7 @@ __all__ = [
     "queries",
     "reconstruction_figure",
     "reconstructions",
+    "reliability_figure",
     "rollout",
     "rollout_figure",
     "similarity",

@@ -4,10 +4,13 @@ Figures are objects: `figure.savefig("name.png")` writes one, a notebook shows o
 line of a cell, and none is left behind in a list of open windows.
 """
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vit_jax import storage
 from vit_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 INCH = 1.9  # of one picture's longer side
 TITLE = 0.3  # inches above each picture
 DPI = 150
+ENDINGS = (".png", ".svg", ".pdf")
 Pair = tuple[int, int]
 
 
@@ -33,6 +37,35 @@ def new_figure(width: float, height: float) -> "Figure":
             f"figures need matplotlib ({error}): pip install vit_jax[visualize]"
         ) from error
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+
+
+def check_figure(path: str | os.PathLike[str]) -> None:
+    """Looks whether a figure can be saved under a name, before there is one.
+
+    Raises:
+        UserError: the name ends otherwise than in one of `ENDINGS`, or is in an object store; or
+            matplotlib is not installed.
+    """
+    new_figure(1, 1)
+    if storage.is_remote(path):
+        raise UserError(f"{path}: pictures are written to a file system; copy them from there")
+    ending = Path(path).suffix
+    if ending not in ENDINGS:
+        raise UserError(f"{path} ends in {ending!r}: expected one of {', '.join(ENDINGS)}")
+
+
+def save_figure(figure: "Figure", path: Path) -> Path:
+    """Writes a figure, in a folder that is made if need be; returns the path.
+
+    Raises:
+        UserError: the system refuses to write.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from error
+    return path
 
 
 def picture_grid(

@@ -18,7 +18,7 @@ from vit_jax.inference.images import find_pictures
 from vit_jax.models.vit import pair
 from vit_jax.training import run_folder
 from vit_jax.training.trained import open_model
-from vit_jax.visualize.canvas import new_figure
+from vit_jax.visualize.canvas import new_figure, save_figure
 from vit_jax.visualize.kinds import KINDS, Choices, Picture, check_choices
 from vit_jax.visualize.reconstruction import to_pixels
 
@@ -101,7 +101,7 @@ def draw(
     drawn = figures(model, files, what, choices, report)
     folder, written = _folder(output), []
     for stem, figure in drawn:
-        written.append(_save(figure, folder / f"{stem}.png"))
+        written.append(save_figure(figure, folder / f"{stem}.png"))
         with tqdm.external_write_mode():
             report(os.fspath(written[-1]))
     return written
@@ -214,11 +214,3 @@ def _folder(output: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error}") from error
     return folder
-
-
-def _save(figure: "Figure", path: Path) -> Path:
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-    return path
