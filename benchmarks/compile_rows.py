@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import machine
+from vit_jax.measure import machine
 
 ROOT = pathlib.Path(__file__).parents[1]
 HEADER = (

@@ -3,16 +3,17 @@
 import json
 import pathlib
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import machine
 import numpy as np
 
+from vit_jax.measure import machine
+from vit_jax.measure.programs import Program, compiled
 
-class Compiled:
+
+class Compiled(Program):
     """A compiled function with random arguments, and the seconds that each run took.
 
     Attributes:
@@ -23,18 +24,17 @@ class Compiled:
     def __init__(self, function: Callable[..., Any], *shapes: Any):
         """Compiles a function for trees of `jax.ShapeDtypeStruct`s; arguments are float32."""
         rng = np.random.default_rng(0)
-        self._arguments = jax.device_put(
+        arguments = jax.device_put(
             jax.tree.map(lambda x: rng.normal(0, 0.02, x.shape).astype("float32"), shapes)
         )
-        self._function = jax.jit(function).lower(*self._arguments).compile()
-        self.temporary = self._function.memory_analysis().temp_size_in_bytes
+        made = compiled(function, *arguments)
+        super().__init__(made.compiled, arguments, made.compile_seconds)
+        self.temporary = self.compiled.memory_analysis().temp_size_in_bytes
         self.seconds: list[float] = []
 
     def run(self) -> None:
         """Measures once."""
-        start = time.perf_counter()
-        jax.block_until_ready(self._function(*self._arguments))
-        self.seconds.append(time.perf_counter() - start)
+        self.seconds.append(self.timed())
 
     def summary(self) -> dict[str, Any]:
         """What is reported of the runs."""

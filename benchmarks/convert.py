@@ -36,7 +36,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import machine
+from vit_jax.measure import machine
 
 RESULTS = pathlib.Path(__file__).parent / "results/convert.json"
 MODELS = ("vit_large_patch16_224", "vit_huge_patch14_224")

@@ -35,7 +35,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
-import machine
+from vit_jax.measure import machine
 
 RESULTS = pathlib.Path(__file__).parent / "results/data_throughput.json"
 SIZE = 224

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives.
 _HOMES = {
+    "benchmark": "vit_jax.measure.benchmark",
     "calibration": "vit_jax.evaluation.calibration",
     "compile_ahead": "vit_jax.ahead.compile_ahead",
     "confusion": "vit_jax.evaluation.confusion",
@@ -41,6 +42,7 @@ _HOMES = {
 __all__ = [
     "__version__",
     "base_config",
+    "benchmark",
     "calibration",
     "compile_ahead",
     "confusion",

@@ -36,6 +36,23 @@ def refuse(arguments: Sequence[str]) -> None:
         raise UserError(f"unknown argument {arguments[0]!r}; see vit-jax COMMAND --help")
 
 
+def model_arguments(texts: Sequence[str]) -> dict[str, Any]:
+    """Hyper-parameters of `--model-arg KEY=VALUE`.
+
+    Raises:
+      UserError: an argument is of another form.
+    """
+    from vit_jax.training.overrides import literal
+
+    found = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise UserError(f"--model-arg {text!r}: expected KEY=VALUE, for example depth=3")
+        found[key] = literal(value)
+    return found
+
+
 def add_run_choice(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that say which of a run's parameters are meant."""
     group = parser.add_argument_group("of a run")

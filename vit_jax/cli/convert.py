@@ -67,17 +67,10 @@ def source_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def _module(name: str | None, texts: Sequence[str]) -> Any:
     """The module that `--model` and `--model-arg` describe."""
     from vit_jax.models import create_model
-    from vit_jax.training.overrides import literal
 
     if name is None:
         raise UserError("--model-arg says how a source differs from --model: give --model as well")
-    given = {}
-    for text in texts:
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise UserError(f"--model-arg {text!r}: expected KEY=VALUE, for example depth=3")
-        given[key] = literal(value)
-    return create_model(name, **given)
+    return create_model(name, **common.model_arguments(texts))
 
 
 def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -18,6 +18,7 @@ from typing import TextIO
 
 import vit_jax
 from vit_jax.cli import (
+    benchmark,
     calibration,
     confusion,
     convert,
@@ -50,6 +51,7 @@ COMMANDS = (
     knn,
     confusion,
     calibration,
+    benchmark,
     models,
     inspect,
     compile_command,

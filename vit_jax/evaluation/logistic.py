@@ -136,7 +136,7 @@ def accuracy(
 def _fits(
     examples: tuple[np.ndarray, np.ndarray], num_classes: int, l2: Sequence[float]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-    """Yields weights (d, classes) and biases (classes,) of plain features, and whether it converged.
+    """Yields weights (d, classes) and biases (classes,) of plain features; and if it converged.
 
     Each regularisation starts from the result of the one before.
     """

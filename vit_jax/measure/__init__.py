@@ -1,0 +1,1 @@
+"""How fast models are on this machine: compiled programs, timed side by side."""
