@@ -45,7 +45,9 @@ def test_weights_solve_the_normal_equations():
         x, y = prepared(features, features), 2.0 * np.eye(4)[labels] - 1
         w = Regression(features, labels, 4).weights(3.0)
         right = x.T @ y
-        np.testing.assert_allclose(x.T @ (x @ w) + 3 * w, right, rtol=0, atol=1e-9 * abs(right).max())
+        np.testing.assert_allclose(
+            x.T @ (x @ w) + 3 * w, right, rtol=0, atol=1e-9 * abs(right).max()
+        )
 
 
 def test_shots_are_nested_balanced_and_follow_from_the_seed():

@@ -40,6 +40,9 @@ def test_a_high_temperature_is_plain_and_a_low_one_the_nearest(examples):
 @pytest.mark.parametrize("temperature", [0.07, None])
 def test_the_order_of_examples_is_of_no_effect(examples, temperature):
     bank, labels, queries, right = examples
-    order, other = np.random.default_rng(1).permutation(100), np.random.default_rng(2).permutation(40)
+    order, other = (
+        np.random.default_rng(1).permutation(100),
+        np.random.default_rng(2).permutation(40),
+    )
     mixed = (bank[order], labels[order], queries[other], right[other])
     assert accuracies(*mixed, 5, (9,), temperature) == accuracies(*examples, 5, (9,), temperature)

@@ -155,7 +155,8 @@ def fit_temperature(
     low, high = map(math.log, TEMPERATURES)
     options = dict(bounds=(low, high), method="bounded", options={"xatol": 1e-7})
     best = float(optimize.minimize_scalar(loss, **options).x)
-    if min(best - low, high - best) < 1e-3:
+    # At an end of the range, or where the loss is flat up to there.
+    if min(best - low, high - best) < 1e-3 or min(map(loss, (low, high))) <= loss(best):
         raise UserError(
             f"no temperature from {TEMPERATURES[0]} to {TEMPERATURES[1]} is best for the "
             f"{len(labels)} examples that it is fitted to: it goes to 0 where all are right, and "
