@@ -63,9 +63,9 @@ def test_by_hand():
 def test_ece_of_true_probabilities_is_noise_alone():
     """In a bin of n examples the gap is a mean of n errors of variance p (1 - p) <= 1 / 4.
 
-    So E|gap| <= 1 / (2 sqrt(n)), the ECE's mean is at most sum_m sqrt(n_m) / (2 N), which is no more
-    than sqrt(M / N) / 2, and since one example moves it by at most 1 / N, it exceeds that by t with a probability of at
-    most exp(-2 N t^2) (McDiarmid).
+    So E|gap| <= 1 / (2 sqrt(n)), and the mean of the ECE is at most sum_m sqrt(n_m) / (2 N), which
+    is no more than sqrt(M / N) / 2. One example moves the ECE by at most 1 / N: it exceeds its mean
+    by t with a probability of at most exp(-2 N t^2) (McDiarmid).
     """
     for seed in range(3):
         found = scores(predictions(seed=seed))
