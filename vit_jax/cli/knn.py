@@ -19,6 +19,12 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="a recipe, a .py file")
+    add_votes(parser)
+    parser.set_defaults(run=run)
+
+
+def add_votes(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Adds the arguments of nearest neighbours, None where they are not given."""
     parser.add_argument(
         "--neighbours",
         type=int,
@@ -29,7 +35,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--temperature", type=float, help="of the votes; less favours the nearest (default: 0.07)"
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vit_jax.cli import arguments as common
+from vit_jax.cli.knn import add_votes
 from vit_jax.cli.labelled import DATA, add_data_dir, add_json
 from vit_jax.cli.predict import add_model, add_passing, model_options, to_stderr
 
@@ -63,16 +64,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _add_choices(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("of the classifiers")
     group.add_argument("--methods", nargs="+", choices=METHODS, help="which of them (default: all)")
-    group.add_argument(
-        "--neighbours",
-        type=int,
-        nargs="+",
-        metavar="K",
-        help="numbers of votes (default: 10 20 100 200)",
-    )
-    group.add_argument(
-        "--temperature", type=float, help="of the votes; less favours the nearest (default: 0.07)"
-    )
+    add_votes(group)
     group.add_argument(
         "--shots", type=int, nargs="+", metavar="N", help="examples a class (default: 1 5 10 25)"
     )

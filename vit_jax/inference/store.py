@@ -89,6 +89,8 @@ def read(path: str | os.PathLike[str]) -> "Features":
     path = Path(path)
     if path.suffix not in READERS:
         raise UserError(f"{path} ends in {path.suffix!r}: expected one of {', '.join(READERS)}")
+    if path.suffix == ".parquet":
+        _pyarrow()
     if not path.is_file():
         raise MissingFileError(f"no features at {path}: vit-jax features writes them")
     try:
@@ -107,7 +109,6 @@ def _read_npz(path: Path) -> "Features":
 
 
 def _read_parquet(path: Path) -> "Features":
-    _pyarrow()
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(path)
@@ -119,7 +120,7 @@ def _read_parquet(path: Path) -> "Features":
     labels, names = table["label"].to_numpy(), table["class"].to_pylist()
     of_label = dict(zip(labels.tolist(), names))
     if sorted(of_label) != list(range(len(of_label))):
-        raise ValueError("some classes have no picture, and their names are not in it: write .npz")
+        raise UserError("some classes have no picture, so their names are missing; write .npz")
     return _features(paths, features, labels, tuple(of_label[i] for i in range(len(of_label))))
 
 
