@@ -35,7 +35,7 @@ def main(work: Path) -> None:
     _convert(program, path, task["max_bytes"])
     difference = _difference(program, path)
     if not difference <= LIMIT:
-        raise SystemExit(
+        sys.exit(
             f"onnxruntime and JAX differ by {difference:.1e} of the largest number, more than "
             f"{LIMIT:.0e}"
         )
