@@ -120,16 +120,22 @@ class Benchmark:
 
 
 HEADER = (
-    f"{'batch':>5}{'images/s':>10}{'(lowest-highest)':>18}{'p50':>8}{'p95':>8}{'p99 ms':>8}"
+    f"{'batch':>5}{'images/s':>10}{'(lowest-highest)':>17}{'p50':>8}{'p95':>8}{'p99 ms':>8}"
     f"{'use':>6}{'memory':>11}{'comp.':>7}"
 )
 
 
+def _rate(images_per_second: float) -> str:
+    """Four digits, or all that stand before the point."""
+    few = images_per_second < 1000
+    return f"{images_per_second:.4g}" if few else f"{images_per_second:.0f}"
+
+
 def _line(row: Row) -> str:
-    spread = f"({row.lowest:.4g}-{row.highest:.4g})"
+    spread = f"({_rate(row.lowest)}-{_rate(row.highest)})"
     latency = "".join(f"{row.latency_ms[x]:8.4g}" for x in PERCENTILES)
     return (
-        f"{row.batch:5}{row.images_per_second:10.4g}{spread:>18}{latency}"
+        f"{row.batch:5}{_rate(row.images_per_second):>10}{spread:>17}{latency}"
         f"{100 * row.utilisation:4.0f} %{bytes_text(row.bytes):>11}{row.compile_seconds:5.1f} s"
     )
 
