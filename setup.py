@@ -34,6 +34,12 @@ VISUALIZE = ["matplotlib>=3.9"]
 SERVE = ["python-multipart>=0.0.20", "starlette>=1.0", "uvicorn>=0.35"]
 # Later ones of jax2onnx ask for an orbax-checkpoint older than ours, which they do not use.
 ONNX = ["jax2onnx>=0.12.5", "onnx>=1.20", "onnxruntime>=1.24"]
+DOCS = [
+    "mkdocs>=1.6.1,<2",  # 2 drops plugins
+    "mkdocs-material>=9.8.2",
+    "mkdocstrings[python]>=1.0.8",
+    "ruff>=0.17.5",  # breaks the lines of long signatures
+]
 TEST = [
     # The compiler of TPUs, which needs none; the tests that compile for them skip without it.
     "jax[tpu]; sys_platform == 'linux' and platform_machine == 'x86_64'",
@@ -86,8 +92,9 @@ setuptools.setup(
         "parquet": PARQUET,
         "serve": SERVE,
         "onnx": ONNX,
+        "docs": DOCS,
         "test": TEST + ORACLES,
-        "dev": TEST + ORACLES + ["build>=1.2", "ruff==0.17.5"],
+        "dev": TEST + ORACLES + DOCS + ["build>=1.2", "ruff==0.17.5"],
     },
     entry_points={"console_scripts": ["vit-jax = vit_jax.cli.main:main"]},
     classifiers=[

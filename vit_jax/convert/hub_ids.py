@@ -1,4 +1,4 @@
-"""How a repository of the Hugging Face Hub is named: "hf-hub:owner/name[/file][@revision]"."""
+"""How a repository of the Hugging Face Hub is named: `hf-hub:owner/name[/file][@revision]`."""
 
 import dataclasses
 import os
@@ -37,7 +37,7 @@ def parse(source: str, revision: str | None = None) -> HubId:
     """Reads a hub id.
 
     Args:
-      source: "hf-hub:owner/name[/file][@revision]" or "timm/name[/file][@revision]".
+      source: `hf-hub:owner/name[/file][@revision]` or `timm/name[/file][@revision]`.
       revision: the one given apart, or None.
 
     Raises:

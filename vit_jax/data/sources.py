@@ -67,7 +67,7 @@ def open_source(spec: str, split: str, data_dir: str | None = None) -> Source:
     """Opens one split of a data set.
 
     Args:
-      spec: "digits", "tfds:NAME[/CONFIG][:VERSION]", "folder:PATH" or "idx:PATH".
+      spec: "digits", `tfds:NAME[/CONFIG][:VERSION]`, "folder:PATH" or "idx:PATH".
       split: the name of a split, such as "train"; for TFDS also a part of one, "train[:90%]".
       data_dir: where prepared TFDS data sets are; None is the TFDS default: the environment
         variable TFDS_DATA_DIR, or ~/tensorflow_datasets.

@@ -63,7 +63,7 @@ def open_source(name: str, split: str, data_dir: str | None = None) -> TfdsSourc
     """Opens a split of a TFDS data set that is prepared.
 
     Args:
-      name: NAME[/CONFIG][:VERSION].
+      name: `NAME[/CONFIG][:VERSION]`.
       split: a name or a TFDS slice, such as "train" or "train[:90%]".
       data_dir: where prepared data sets are, a folder or a `gs://` URL; None is the TFDS default.
 
