@@ -1,7 +1,8 @@
-"""The code blocks of a Markdown file."""
+"""The code blocks of a Markdown file: found, written into files, and run from top to bottom."""
 
 import pathlib
 import re
+import shlex
 import textwrap
 from typing import NamedTuple
 
@@ -45,3 +46,47 @@ def write_files(path, folder):
     for block in blocks(path):
         if block.mark.startswith("file: "):
             (folder / block.mark.removeprefix("file: ")).write_text(block.text, encoding="utf-8")
+
+
+def commands(block):
+    """The commands of a block in bash, each as its words: without comments, variables that are set
+    before it, and what follows a pipe, a redirection or `&`."""
+    found = []
+    for line in block.text.replace("\\\n", " ").splitlines():
+        for part in line.split(" && "):
+            words = shlex.split(part, comments=True)
+            while words and re.match(r"[A-Z_]+=", words[0]):
+                words.pop(0)
+            ends = [i for i, word in enumerate(words) if word in ("|", "&", ">", "2>")]
+            words = words[: ends[0]] if ends else words
+            if words:
+                found.append(words)
+    return found
+
+
+def run(path, call, shorter=(), passed=lambda command: False):
+    """Runs a page from top to bottom in the current folder; returns what its Python has named.
+
+    Files are written, Python runs in one namespace, and each `vit-jax` command has to end with 0.
+    Commands of other programs are passed over.
+
+    Args:
+      path: of the page.
+      call: the fixture.
+      shorter: changes of the configuration for each `vit-jax train`.
+      passed: of a command's words; which ones are not run.
+    """
+    names = {}
+    for block in blocks(path):
+        where = f"{path}, line {block.line}"
+        if block.mark.startswith("file: "):
+            pathlib.Path(block.mark.removeprefix("file: ")).write_text(block.text, encoding="utf-8")
+        elif block.language == "python":
+            exec(compile(block.text, where, "exec"), names)
+        elif block.language == "bash":
+            for program, *command in commands(block):
+                if program == "vit-jax" and not passed(command):
+                    changes = [f"--config.{x}" for x in shorter if command[0] == "train"]
+                    code, _, errors = call(*command, *changes)
+                    assert code == 0, f"{where}: {shlex.join(command)}: {errors}"
+    return names
