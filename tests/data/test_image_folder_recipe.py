@@ -1,4 +1,4 @@
-"""README, "Train on your own images": its command, made short, on either layout it describes."""
+"""docs/own_data.md: its command, made short, on either layout it describes."""
 
 import re
 import shlex
@@ -23,9 +23,9 @@ SHORTER = [
 ]
 
 
-def readme_command(**places):
-    """The arguments of README's command, with other places in it."""
-    text = (REPOSITORY / "README.md").read_text()
+def command_of_the_page(**places):
+    """The arguments of the command, with other places in it."""
+    text = (REPOSITORY / "docs/own_data.md").read_text()
     (line,) = re.findall(r"^vit-jax (.*configs/image_folder\.py.*)$", text, re.MULTILINE)
     for name, place in places.items():
         assert name in line
@@ -35,14 +35,14 @@ def readme_command(**places):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", [("train/", "val/"), ("train/", "test/"), ("",)])
-def test_the_command_in_readme(tmp_path, layout):
+def test_the_command_of_the_page(tmp_path, layout):
     for i, folder in enumerate(layout):
         for j in range(20):
             path = tmp_path / "PICTURES" / folder / "ab"[j % 2] / f"{j}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encode(smooth(20 + j, 30, seed=100 * i + j), "JPEG"))
     run = tmp_path / "run"
-    arguments = readme_command(**{"PATH": tmp_path / "PICTURES", "runs/mine": run})
+    arguments = command_of_the_page(**{"PATH": tmp_path / "PICTURES", "runs/mine": run})
     arguments += [f"--config.{change}" for change in SHORTER]
     output = processes.finish(processes.start(*arguments))
     assert "accuracy" in output
