@@ -5,7 +5,6 @@ are made tiny, training is made short; nothing else differs from what a reader w
 """
 
 import os
-import shlex
 import sys
 
 import numpy as np
@@ -16,7 +15,6 @@ from tests.convert.hub_server import client_turned_to_one
 from tests.data.pictures import encode, smooth
 from tests.docs import markdown
 from vit_jax import models
-from vit_jax.cli import main as cli
 from vit_jax.cli import memory
 from vit_jax.convert import layouts, mapping, params
 from vit_jax.convert.export import choose_layout, export
@@ -50,34 +48,10 @@ def test_every_block_is_of_a_kind_that_is_run():
 
 
 @pytest.mark.slow
-def test_the_page_from_top_to_bottom(reader):
-    namespace = {}
-    for block in markdown.blocks(PAGE):
-        where = f"{PAGE}, line {block.line}"
-        if block.mark.startswith("file: "):
-            (reader / block.mark.removeprefix("file: ")).write_text(block.text)
-        elif block.language == "python":
-            exec(compile(block.text, where, "exec"), namespace)
-        else:
-            for command in commands(block.text):
-                assert run(command) == 0, f"{where}: {shlex.join(command)}"
+def test_the_page_from_top_to_bottom(reader, call):
+    namespace = markdown.run(PAGE, call, SHORTER)
     logits = namespace["module"].apply(namespace["variables"], np.zeros((1, 32, 32, 3)))
     assert logits.shape == (1, 3)  # of the last block
-
-
-def commands(text):
-    """The arguments of each `vit-jax` command of a block."""
-    lines = text.replace("\\\n", " ").splitlines()
-    found = [shlex.split(line, comments=True) for line in lines]
-    assert all(command[0] == "vit-jax" for command in found)
-    return [command[1:] for command in found]
-
-
-def run(command):
-    """Runs `vit-jax COMMAND`; returns the exit code."""
-    if command[0] == "train":
-        command = command + [f"--config.{change}" for change in SHORTER]
-    return cli.main(command)
 
 
 @pytest.fixture
@@ -108,7 +82,6 @@ def reader(tmp_path, monkeypatch, hub):
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("GLIBC_TUNABLES", f"{memory.TUNABLE}=1")  # `train` does not start anew
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # restored at the end
     save_own()
     yield folder
     sys.modules.pop("my_model", None)

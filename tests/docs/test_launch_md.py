@@ -22,10 +22,8 @@ OTHERS = {"gcloud", "sbatch", "kubectl"}
 
 def commands(page):
     """Each command of a page, as a shell would read it."""
-    for block in markdown.blocks(page):
-        if block.language == "bash":
-            for line in block.text.replace("\\\n", " ").splitlines():
-                yield shlex.split(line, comments=True)
+    bash = [block for block in markdown.blocks(page) if block.language == "bash"]
+    return [command for block in bash for command in markdown.commands(block)]
 
 
 OURS = [

@@ -1,7 +1,6 @@
 """docs/predict.md: every command and every piece of Python in it runs, in order, on tiny models."""
 
 import os
-import shlex
 
 from tests.docs import markdown
 from tests.inference import tiny
@@ -20,16 +19,6 @@ def test_every_command_and_all_python_run(tmp_path, monkeypatch, call):
     export(model, tmp_path / "timm", "timm")
     monkeypatch.setattr(source, "download", lambda name, **_: tmp_path / "timm")
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for block in markdown.blocks(PAGE):
-        assert block.language in ("bash", "python", "text"), block
-        if block.language == "python":
-            exec(compile(block.text, f"{PAGE}:{block.line}", "exec"), names)
-        elif block.language == "bash":
-            for line in block.text.splitlines():
-                command = shlex.split(line)
-                assert command.pop(0) == "vit-jax"
-                code, _, errors = call(*command)
-                assert code == 0, (line, errors)
+    names = markdown.run(PAGE, call)
     assert names["similar"].shape == (len(tiny.SHAPES),)
     assert {"features.npz", "tokens.parquet"} <= set(os.listdir(tmp_path))

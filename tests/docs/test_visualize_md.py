@@ -1,7 +1,5 @@
 """docs/visualize.md: every command and all its Python run, in order, on a tiny model."""
 
-import shlex
-
 import numpy as np
 
 from tests.data.pictures import encode, smooth
@@ -29,18 +27,8 @@ def test_every_command_and_all_python_run(tmp_path, monkeypatch, call):
     export(vit(img_size=12, patch_size=2), tmp_path / "hub", "transformers")
     monkeypatch.setattr(source, "download", lambda name, **_: tmp_path / "hub")
     monkeypatch.chdir(tmp_path)
-    commands, names = 0, {}
-    for block in markdown.blocks(PAGE):
-        if block.language == "python":
-            exec(compile(block.text, f"{PAGE}:{block.line}", "exec"), names)
-            continue
-        for line in block.text.splitlines():
-            program, *command = shlex.split(line, comments=True)
-            if program != "pip":
-                code, text, errors = call(*command)
-                assert (program, code) == ("vit-jax", 0) and "pictures/" in text, (line, errors)
-                commands += 1
-    assert commands == 3
+    names = markdown.run(PAGE, call)
+    assert list((tmp_path / "pictures").glob("one_*.png"))
     assert names["maps"].patches.shape == (2, *GRID)
     np.testing.assert_allclose(names["mixed"].sum(axis=-1), 1, atol=1e-6)
     assert names["distances"].shape == (2, 2) and len(names["figure"].axes) == 5

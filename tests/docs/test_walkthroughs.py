@@ -1,7 +1,7 @@
-"""Pages that lead through something, from top to bottom: what works on the embedded digits is run.
+"""Pages that lead through something, from top to bottom: what works on the digits is run.
 
-Training is made short. What needs data, chips or machines that are not here is passed over; that its
-commands are right is seen in test_pages.py.
+Training is made short. What needs data, chips or machines that are not here is passed over; that
+its commands are right is seen in test_pages.py.
 """
 
 import dataclasses
