@@ -17,6 +17,7 @@ PACKAGES = {
             "convert",
             "inference",
             "visualize",
+            "serving",
             "ahead",
             "launch",
         )
