@@ -18,6 +18,7 @@ PACKAGES = {
             "inference",
             "visualize",
             "serving",
+            "deploy",
             "ahead",
             "launch",
         )
