@@ -19,6 +19,7 @@ PACKAGES = {
             "visualize",
             "serving",
             "deploy",
+            "inspect",
             "ahead",
             "launch",
         )
