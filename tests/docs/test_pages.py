@@ -12,7 +12,8 @@ from tests.docs import markdown
 from vit_jax.cli import arguments as common
 from vit_jax.cli import main as cli
 from vit_jax.cli import tpu
-from vit_jax.training.config import load_config
+from vit_jax.training import overrides
+from vit_jax.training.config import OPEN_SECTIONS, base_config, load_config
 from vit_jax.training.resolve import check
 
 PAGES = [
@@ -42,10 +43,15 @@ def test_commands_are_understood(page, checkout, monkeypatch, call):
 
     def only_looked_at(arguments, rest):
         recipe = getattr(arguments, "config", None) or str(getattr(arguments, "source", ""))
-        if not recipe.endswith(".py") and recipe not in PLACEHOLDERS:
-            common.refuse(rest)
+        changes = common.overrides(rest)
+        if recipe.endswith(".py") and recipe not in PLACEHOLDERS:
+            check(load_config(recipe, changes))
+        elif "mesh" in arguments:  # inspect takes changes of a model's own configuration
+            config = base_config()
+            for change in changes:
+                overrides.apply(config, change, OPEN_SECTIONS)
         elif recipe not in PLACEHOLDERS:
-            check(load_config(recipe, common.overrides(rest)))
+            common.refuse(rest)
         understood.append(arguments)
         return 0
 
