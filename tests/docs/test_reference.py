@@ -17,6 +17,8 @@ PACKAGES = {
             "convert",
             "inference",
             "visualize",
+            "evaluation",
+            "measure",
             "serving",
             "deploy",
             "inspect",
