@@ -114,10 +114,12 @@ class Cloud:
         with self.change() as content:
             content["plays"].append({"when": when, "after": 0, **what})
 
-    def node(self, name, accelerator_type="v4-8", state="READY", queue=None):
+    def node(self, name, accelerator_type="v4-8", state="READY", queue=None, spot=False):
         """Puts a node there."""
         with self.change() as content:
-            make_node(content, name, accelerator_type, queue)["state"] = state
+            made = make_node(content, name, accelerator_type, queue)
+            made["state"] = state
+            made["more"] = {"schedulingConfig": {"spot": True} if spot else {}}
         for worker in range(WORKERS[accelerator_type]):
             self.home(name, worker).mkdir(parents=True)
 
@@ -251,7 +253,7 @@ def create(cloud, name, flags):
     with cloud.change() as content:
         if name in content["nodes"]:
             fail("ERROR: (gcloud.compute.tpus.tpu-vm.create) ALREADY_EXISTS: it already exists")
-    cloud.node(name, flags["accelerator-type"])
+    cloud.node(name, flags["accelerator-type"], spot="spot" in flags)
     print("Created tpu", name)
 
 
@@ -288,6 +290,7 @@ def queue_create(cloud, name, flags):
             ),
             "accelerator_type": flags["accelerator-type"],
             "node": flags["node-id"],
+            "spot": "spot" in flags,
         }
 
 
@@ -305,7 +308,8 @@ def queue_describe(cloud, name, flags):
     if state == "FAILED":
         shown["failedData"] = {"error": {"message": "the time to wait is over"}}
     nodes = [{"nodeId": node} for node in request.get("nodes", [request["node"]])]
-    print(json.dumps({"state": shown, "tpu": {"nodeSpec": nodes}}))
+    asked = {"spot": {}} if request.get("spot") else {}  # its nodes do not repeat it here
+    print(json.dumps({"state": shown, "tpu": {"nodeSpec": nodes}, **asked}))
 
 
 def queue_delete(cloud, name, flags):

@@ -139,6 +139,24 @@ def test_another_type_is_not_taken_for_the_one_asked_for(cloud, tpu):
     assert code == 2 and "mine exists and is a v4-16, not a v4-8" in errors
 
 
+@pytest.mark.parametrize("queued", [(), ("--queued",)])
+@pytest.mark.parametrize(
+    "first, then, message",
+    [
+        ((), ("--spot",), "mine exists and is on demand, not spot; leave out --spot to take it"),
+        (("--spot",), (), "mine exists and is spot, not on demand; say --spot to take it"),
+    ],
+)
+def test_spot_and_on_demand_are_not_taken_for_each_other(cloud, tpu, queued, first, then, message):
+    """One costs a multiple of the other, and that may be taken away at any moment."""
+    assert tpu("create", "mine", V4, *queued, *first)[0] == 0
+    made = cloud.verbs()
+    code, _, errors = tpu("create", "mine", V4, *queued, *then)
+    assert code == 2 and f"{message}, use another name, or vit-jax tpu delete it first" in errors
+    assert tpu("create", "mine", V4, *queued, *first)[0] == 0
+    assert cloud.verbs() == made
+
+
 @pytest.mark.parametrize(
     "asked, there, message",
     [

@@ -81,6 +81,25 @@ def test_it_says_which_steps_it_has(tmp_path, monkeypatch, begin, end, told):
     assert said == [f"trace of steps {told}: {tmp_path / 'tensorboard'}"]
 
 
+def test_a_run_that_is_past_them_says_so(run, capsys):
+    """The resumed run of the fixture: no second trace is written, and one sentence says why."""
+    config = tiny.get_config()
+    config.update(total_steps=6, eval_every_steps=3, profile=(2, 4))
+    config.model.depth = 1
+    vit_jax.train(config, run)
+    assert "config.profile=(2, 4): the run goes on after step 6, so nothing is recorded now" in (
+        capsys.readouterr().out
+    )
+    assert len(list((run / "tensorboard" / "plugins" / "profile").glob("*"))) == 1
+
+
+@pytest.mark.parametrize("made, told", [(0, 0), (3, 0), (4, 1)])
+def test_only_where_all_of_them_are_past(tmp_path, made, told):
+    said = []
+    Trace((2, 4), tmp_path, said.append, made)
+    assert len(said) == told
+
+
 def test_steps_that_there_are_not(tmp_path):
     config = tiny.get_config()
     config.update(total_steps=6, profile=(5, 7))

@@ -50,12 +50,12 @@ def compile_step(experiment: Experiment) -> Step | TooLarge:
       experiment: on devices that need not be attached.
     """
     state = experiment.state_factory.targets()
-    batch = experiment.batch_shapes()
+    batch, wishes = experiment.batch_shapes(), experiment.wish_shapes()
     # Not within `activate`: what is computed while the step is put together is computed here.
     step = experiment.train_step(experiment.constant_shapes())
     start = time.perf_counter()
     with experiment.activate():
-        lowered = step.lower(state, batch)
+        lowered = step.lower(state, batch, wishes)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

@@ -4,7 +4,16 @@ import time
 
 from vit_jax.errors import UserError
 from vit_jax.launch.gcloud import GcloudError, Kind
-from vit_jax.launch.state import PATIENCE, Seen, State, describe, look, only_node_of, shape_text
+from vit_jax.launch.state import (
+    PATIENCE,
+    Seen,
+    State,
+    describe,
+    is_spot,
+    look,
+    only_node_of,
+    shape_text,
+)
 from vit_jax.launch.tpu_vm import Hardware, Tpu
 
 LONGEST_PAUSE = 20  # polls, between two tries where there is no capacity
@@ -77,6 +86,13 @@ def _check(tpu: Tpu, hardware: Hardware, seen: Seen) -> None:
                 f"{tpu.name} exists and is a {there}, not a {wanted}; use another name, or "
                 "vit-jax tpu delete it first"
             )
+    if tpu.gcloud.dry_run or is_spot(tpu, seen) == hardware.spot:
+        return
+    there, option = ("on demand", "leave out --spot") if hardware.spot else ("spot", "say --spot")
+    raise UserError(
+        f"{tpu.name} exists and is {there}, not {'spot' if hardware.spot else 'on demand'}; "
+        f"{option} to take it, use another name, or vit-jax tpu delete it first"
+    )
 
 
 def create(tpu: Tpu, hardware: Hardware) -> int:

@@ -62,6 +62,7 @@ class Seen:
       accelerator_type: such as "v4-8".
       shape: generation and topology, such as "v4 2x2x1".
       version: of the software.
+      spot: whether the node says that it may be taken away at any moment.
       queue: id of the queued resource that it belongs to, None where it is a node of its own.
     """
 
@@ -71,6 +72,7 @@ class Seen:
     accelerator_type: str = ""
     shape: str = ""
     version: str = ""
+    spot: bool = False
     queue: str | None = None
 
 
@@ -152,6 +154,7 @@ def _of_node(node: dict[str, Any]) -> Seen:
     # With several networks there are several endpoints a VM, as gcloud's own ssh counts them.
     networks = max(1, len(node.get("networkConfigs", ())))
     size = node.get("acceleratorConfig", {})
+    scheduling = node.get("schedulingConfig", {})
     return Seen(
         NODE.get(word, State.OTHER),
         word,
@@ -159,6 +162,7 @@ def _of_node(node: dict[str, Any]) -> Seen:
         node.get("acceleratorType", ""),
         shape_text(size.get("type"), size.get("topology")),
         node.get("runtimeVersion", ""),
+        bool(scheduling.get("spot") or scheduling.get("preemptible")),
         node["queuedResource"].rpartition("/")[2] if node.get("queuedResource") else None,
     )
 
@@ -167,6 +171,13 @@ def shape_text(generation: str | None, topology: str | None) -> str:
     """Such as "v5litepod 4x4", which the API calls V5LITE_POD; "" where one is missing."""
     known = generation and topology
     return f"{generation} {topology}".lower().replace("_", "") if known else ""
+
+
+def is_spot(tpu: Tpu, seen: Seen) -> bool:
+    """Whether what was seen may be taken away at any moment; its queued resource may know alone."""
+    if seen.spot or seen.queue is None:
+        return seen.spot
+    return "spot" in (_describe(tpu.named(seen.queue), "queued-resources") or {})
 
 
 def nodes_of(request: dict[str, Any]) -> list[str]:

@@ -113,17 +113,20 @@ class Experiment:
         )
 
     def batch_shapes(self) -> Batch:
-        """Returns shapes, dtypes and shardings of a training batch as the step is given it."""
+        """Returns shapes, dtypes and shardings of a training batch."""
         row = {name: x[0] for name, x in self._train_transform.empty(1).items()}
         scalar = jax.ShapeDtypeStruct((), jnp.int32)
         rows = {**row, "label": scalar, "skipped": scalar}
         size, place = self.config.data.batch_size, self.batch_sharding
-        shapes = {
+        return {
             name: jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=place)
             for name, x in rows.items()
         }
-        wishes = sharding.one_a_device(self.mesh)
-        return shapes | {"stop": scalar.update(shape=(self.mesh.size,), sharding=wishes)}
+
+    def wish_shapes(self) -> jax.ShapeDtypeStruct:
+        """Returns the same of the wishes to stop, see `vit_jax.training.preemption`."""
+        place = sharding.one_a_device(self.mesh)
+        return jax.ShapeDtypeStruct((self.mesh.size,), jnp.int32, sharding=place)
 
     def constant_shapes(self) -> Any:
         """Returns shapes, dtypes and shardings of the objective's constants."""

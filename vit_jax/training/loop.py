@@ -162,7 +162,7 @@ class _Run:
             contextlib.closing(ProgressBar(self._config.total_steps, record.step))
         )
         self._trace = stack.enter_context(
-            contextlib.closing(Trace(self._config.profile, workdir, self._bar.write))
+            contextlib.closing(Trace(self._config.profile, workdir, self._bar.write, record.step))
         )
         self._stopwatch = Stopwatch()
         self._monitor = Monitor(
@@ -235,16 +235,16 @@ class _Run:
             return False  # there is nothing to save
         with self._experiment.train_batches(self._source, self._step) as batches:
             first = next(batches)
-            train_step.lower(self._state, {**first, "stop": self._wish_to_stop()}).compile()
+            train_step.lower(self._state, first, self._wish_to_stop()).compile()
             # Compiling takes a while, for some longer than for others: all wait for the last.
             if self._preemption.before_the_first_step():
                 return False
             batches = itertools.chain([first], batches)
             while self._step < total:
                 with self._stopwatch.of("input"):
-                    batch = {**next(batches), "stop": self._wish_to_stop()}
+                    batch = next(batches)
                 with self._trace.step(self._step + 1, lambda: self._state):
-                    self._state, metrics = train_step(self._state, batch)
+                    self._state, metrics = train_step(self._state, batch, self._wish_to_stop())
                 self._step += 1
                 self._monitor.add(self._step, metrics)
                 if self._evaluate_and_save():

@@ -11,12 +11,12 @@ from vit_jax.training.signals import StopSignals
 class Preemption:
     """Decides from the signals of all processes whether the run stops now.
 
-    Several processes have to stop after the same step, whichever of them was told. So each sends
-    its wish along with the batch, the step reduces the wishes to one number, and all of them read
-    the same answer from the metrics of the same step. There is a place for it on every device: a
-    row of the batch may lie on several processes, whose wishes may differ. (JAX's preemption
-    service would do it too, but Orbax asks it from a background thread about earlier steps, and
-    then the processes may come to different answers.)
+    Several processes have to stop after the same step, whichever of them was told. So each gives
+    its wish to the step, which reduces the wishes to one number, and all of them read the same
+    answer from the metrics of the same step. There is a place for it on every device: a row of the
+    batch may lie on several processes, whose wishes may differ. (JAX's preemption service would do
+    it too, but Orbax asks it from a background thread about earlier steps, and then the processes
+    may come to different answers.)
     """
 
     def __init__(self, signals: StopSignals):
@@ -29,7 +29,7 @@ class Preemption:
         return distributed.on_any(self._signals.told)
 
     def wish(self, mesh: Mesh) -> jax.Array:
-        """Returns what goes into the batch as "stop": int32 (devices,), 1 from who was told."""
+        """Returns what the step is given: int32 (devices,), 1 from who was told."""
         told = self._signals.told
         if told not in self._wishes:
             self._wishes[told] = jax.make_array_from_callback(

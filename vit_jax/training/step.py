@@ -5,7 +5,6 @@ is gathered between steps.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,29 +20,33 @@ from vit_jax.training.state import TrainState, keys
 
 Normalize = Callable[[Batch], Batch]
 
-# What the data pipeline and the loop send along with a batch; objectives do not see it.
-BOOKKEEPING = ("mask", "skipped", "stop")
+# What the data pipeline sends along with a batch; objectives do not see it.
+BOOKKEEPING = ("mask", "skipped")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """The jitted update, and what it is given beside state and batch.
+    """The jitted update, and what it is given at every step.
 
     Attributes:
-      jitted: names of a batch's arrays -> jitted (state, batch, constants) -> (state, metrics).
+      jitted: (state, batch, wishes, constants) -> (state, metrics).
       constants: of the objective, on the devices.
     """
 
     jitted: Any
     constants: Any
 
-    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def __call__(
+        self, state: TrainState, batch: Batch, wishes: jax.Array | None = None
+    ) -> tuple[TrainState, Metrics]:
         """Makes one update; the state is donated."""
-        return self.jitted(frozenset(batch))(state, batch, self.constants)
+        return self.jitted(state, batch, wishes, self.constants)
 
-    def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+    def lower(
+        self, state: TrainState, batch: Batch, wishes: jax.Array | None = None
+    ) -> jax.stages.Lowered:
         """Returns the program, traced and not compiled."""
-        return self.jitted(frozenset(batch)).lower(state, batch, self.constants)
+        return self.jitted.lower(state, batch, wishes, self.constants)
 
 
 def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Normalize:
@@ -80,12 +83,13 @@ def make_train_step(
     batch_sharding: NamedSharding,
     constants: Any = None,
 ) -> TrainStep:
-    """Returns the jitted step `(state, batch) -> (state, metrics)`; call it under `activate`.
+    """Returns the jitted step `(state, batch, wishes) -> (state, metrics)`.
 
-    Metrics are scalars: the objective's own, "loss", "learning_rate", "gradient_norm" (before
-    clipping), "parameter_norm" (after the update), and the number of rows where they are not zero
-    for "skipped" (examples replaced because their file could not be decoded) and "stop", as far as
-    the batch has these.
+    Call it under `activate`. Metrics are scalars: the objective's own, "loss", "learning_rate",
+    "gradient_norm" (before clipping), "parameter_norm" (after the update), "skipped" where the
+    batch has it (the number of examples replaced because their file could not be decoded) and
+    "stop" where there are wishes to stop (the number of devices whose process was told to; see
+    `vit_jax.training.preemption`).
 
     Args:
       objective: what is learned.
@@ -96,12 +100,14 @@ def make_train_step(
       accumulate: number of micro-batches, which divides the rows on each device.
       ema_decay: of the running average; used where the state has one.
       state_shardings: of the state, before and after.
-      batch_sharding: of every array of the batch but "stop", which is one element a device.
+      batch_sharding: of every array of the batch.
       constants: of the objective, by name, on the devices; None where it has none.
     """
     train_key = keys(seed)[1]
 
-    def step_fn(state: TrainState, batch: Batch, constants: Any) -> tuple[TrainState, Metrics]:
+    def step_fn(
+        state: TrainState, batch: Batch, wishes: jax.Array | None, constants: Any
+    ) -> tuple[TrainState, Metrics]:
         def gradients(
             params: Any, extra: Any, batch: Batch, key: jax.Array, step: jax.Array
         ) -> Any:
@@ -109,7 +115,8 @@ def make_train_step(
             grad = jax.value_and_grad(objective.loss, has_aux=True)
             return grad(params, extra, normalize(batch) | constants, key, step)
 
-        counts = {name: jnp.sum(batch[name] > 0) for name in ("skipped", "stop") if name in batch}
+        counted = {"skipped": batch.get("skipped"), "stop": wishes}
+        counts = {name: jnp.sum(x > 0) for name, x in counted.items() if x is not None}
         batch = {name: x for name, x in batch.items() if name not in BOOKKEEPING}
         key = jax.random.fold_in(train_key, state.step)
         (loss, (metrics, extra)), grads = _accumulated(
@@ -136,18 +143,12 @@ def make_train_step(
     replicated = NamedSharding(batch_sharding.mesh, PartitionSpec())
     constants = constants or {}
     placed = jax.tree.map(lambda x: x.sharding, constants)
-    stop_sharding = one_a_device(batch_sharding.mesh)
-
-    @functools.cache
-    def jitted(names: frozenset[str]) -> Any:
-        places = {name: stop_sharding if name == "stop" else batch_sharding for name in names}
-        return jax.jit(
-            step_fn,
-            donate_argnums=0,
-            in_shardings=(state_shardings, places, placed),
-            out_shardings=(state_shardings, replicated),
-        )
-
+    jitted = jax.jit(
+        step_fn,
+        donate_argnums=0,
+        in_shardings=(state_shardings, batch_sharding, one_a_device(batch_sharding.mesh), placed),
+        out_shardings=(state_shardings, replicated),
+    )
     return TrainStep(jitted, constants)
 
 

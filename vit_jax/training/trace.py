@@ -33,15 +33,26 @@ class Trace:
     """
 
     def __init__(
-        self, steps: tuple[int, int] | None, workdir: Path, say: Callable[[str], None]
+        self,
+        steps: tuple[int, int] | None,
+        workdir: Path,
+        say: Callable[[str], None],
+        made: int = 0,
     ) -> None:
         """Takes what to record; nothing is recorded yet.
 
         Args:
           steps: the first and the last, counted from 1; None: none.
           workdir: of the run, also in an object store.
-          say: is given a sentence for the user when the trace is written.
+          say: is given a sentence for the user when the trace is written, or at once where all of
+            `steps` were made before.
+          made: number of steps that were made before.
         """
+        if steps is not None and steps[1] <= made:
+            say(
+                f"config.profile={tuple(steps)}: the run goes on after step {made}, so nothing is "
+                "recorded now; for a trace give it later steps"
+            )
         self._steps, self._folder, self._say = steps, workdir / FOLDER, say
         self._local: Path | None = None
         self._recorded = (0, 0)
