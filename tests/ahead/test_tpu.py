@@ -8,13 +8,15 @@ from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tests.ahead.plain import plain
-from vit_jax.ahead.collectives import KINDS
+from vit_jax.ahead.collectives import KINDS, collectives
 from vit_jax.ahead.compile_ahead import compile_ahead
 from vit_jax.ahead.flops import flops
 from vit_jax.ahead.hlo_text import parse
 from vit_jax.ahead.topology import devices_of
 from vit_jax.errors import UserError
 from vit_jax.models.layers import attention
+from vit_jax.models.layers.linear import Linear
+from vit_jax.training import sharding
 
 pytest.importorskip("libtpu", reason="the compiler of TPUs is not installed: pip install libtpu")
 
@@ -106,6 +108,44 @@ def test_its_kernels_are_gathered_and_its_gradients_summed(report):
     assert set(report.collectives) <= set(KINDS)
     assert 3 < report.sent / report.parameters < 8
     assert report.roofline.seconds > 0 and 0 < report.roofline.share < 1
+
+
+@pytest.mark.parametrize(
+    "width, heads", [pytest.param(768, 12, marks=pytest.mark.slow), (1280, 16)]
+)
+def test_gradients_of_heads_are_scattered(width, heads):
+    """Summed over `fsdp`, of which each device keeps a part, and that part over `data`."""
+    sizes = {"data": 2, "fsdp": 4, "sequence": 1, "tensor": 1}
+    mesh = sharding.make_mesh(sizes, devices_of("tpu", "v5e:2x4", None))
+    of_heads = (heads, width // heads)
+    qkv = Linear((3, *of_heads), ("embed", "qkv", "heads", "head_dim"), use_bias=False)
+    proj = Linear((width,), ("heads", "head_dim", "embed"), inputs=2, use_bias=False)
+
+    def loss(kernels, x):
+        q, k, v = jnp.moveaxis(qkv.apply({"params": {"kernel": kernels[0]}}, x), -3, 0)
+        out = proj.apply({"params": {"kernel": kernels[1]}}, q * k + v)
+        return jnp.square(out.astype(jnp.float32)).sum()
+
+    def shape(*sizes, spec):
+        place = NamedSharding(mesh, PartitionSpec(*spec))
+        return jax.ShapeDtypeStruct(sizes, jnp.bfloat16, sharding=place)
+
+    kernels = (
+        shape(width, 3, *of_heads, spec=("fsdp",)),
+        shape(*of_heads, width, spec=(None, None, "fsdp")),
+    )
+    places = jax.tree.map(lambda kernel: kernel.sharding, kernels)
+    with jax.set_mesh(mesh):
+        gradient = jax.jit(jax.grad(loss), out_shardings=places)
+        lowered = gradient.lower(kernels, shape(64, 64, width, spec=(("data", "fsdp"),)))
+        text = lowered.compile().as_text()
+    sent = dict.fromkeys(KINDS, 0.0)
+    for found in collectives(parse(text), mesh.size):
+        assert found.kind != "all-reduce" or found.group == sizes["data"]
+        sent[found.kind] += found.sent
+    whole = 2 * 4 * width**2  # bytes of both kernels
+    assert sent["reduce-scatter"] == pytest.approx(3 / 4 * whole, rel=0.1)  # it may pad
+    assert sent["all-reduce"] == pytest.approx(2 * 1 / 2 * whole / 4, rel=0.01)
 
 
 def test_a_step_that_is_too_large_is_an_answer():

@@ -1,5 +1,7 @@
-"""Processes that do not find each other say so, soon, and do not hang."""
+"""Processes find each other; those that do not say so, soon, and do not hang."""
 
+import socket
+import sys
 import time
 
 import pytest
@@ -10,6 +12,52 @@ from vit_jax.training import distributed
 from vit_jax.training.config import base_config
 
 TWO = ["distributed.num_processes=2", "distributed.timeout_seconds=4"]
+
+
+SCRIPT = """
+import jax
+
+from vit_jax.training import distributed
+from vit_jax.training.config import base_config
+
+distributed.initialize(base_config().distributed.to_dict() | {"auto": True})
+print(f"process {jax.process_index()} of {jax.process_count()}, {jax.device_count()} devices")
+"""
+FIRST_PORT, PORTS = 61440, 4096  # that JAX takes for jobs, counted by their numbers
+
+
+def free_job():
+    """The number of a job whose port nobody has."""
+    for number in range(PORTS):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", FIRST_PORT + number)):
+                return number
+
+
+def slurm(job, index):
+    names = {"JOB_ID": job, "NTASKS": 2, "PROCID": index, "LOCALID": index}
+    return {"STEP_NODELIST": "localhost", "STEP_NUM_NODES": 1, **names}
+
+
+def open_mpi(job, index):
+    names = {"WORLD_SIZE": 2, "WORLD_RANK": index, "WORLD_LOCAL_RANK": index}
+    return {
+        "MCA_orte_hnp_uri": f"{job * PORTS}.0;tcp://127.0.0.1:34911",
+        **{f"COMM_{name}": value for name, value in names.items()},
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix, variables", [("SLURM", slurm), ("OMPI", open_mpi)])
+def test_processes_meet_by_what_a_scheduler_tells_them(prefix, variables):
+    """Two tasks of one job on this machine, each with two devices."""
+    job = free_job()
+    started = []
+    for index in range(2):
+        told = {f"{prefix}_{name}": str(x) for name, x in variables(job, index).items()}
+        started.append(processes.start_command([sys.executable, "-c", SCRIPT], devices=2, **told))
+    for index, process in enumerate(started):
+        assert f"process {index} of 2, 4 devices" in processes.finish(process)
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ def trained(family, sizes):
             batch, losses = next(batches), []
             step = run.train_step().lower(state, batch).compile()
             for _ in range(families.STEPS):
-                state, metrics = step(state, batch, {})
+                state, metrics = step(state, batch, None, {})
                 losses.append(metrics["loss"])
                 batch = next(batches)
         found = {"loss": np.array(losses), **flatten({"params": state.params, "ema": state.ema})}
@@ -95,6 +95,13 @@ CASES = [case for case in CASES if EVERY or case[1] in SOME[case[0]]]
 @pytest.mark.parametrize("family, sizes", CASES)
 def test_eight_devices_learn_what_one_learns(family, sizes):
     assert_same(trained(family, sizes), one_device(family))
+
+
+@pytest.mark.parametrize("family, sizes", [("vit", (1, 2, 2, 2)), ("swin", (2, 2, 2, 1))])
+def test_with_heads_merged_as_on_tpus(family, sizes, monkeypatch):
+    expected = one_device(family)
+    monkeypatch.setattr("vit_jax.models.layers.linear.on_several_tpus", lambda: True)
+    assert_same(trained(family, sizes), expected)
 
 
 FSDP = ["mesh.fsdp=2"]

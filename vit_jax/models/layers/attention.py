@@ -24,6 +24,7 @@ from vit_jax.errors import UserError
 from vit_jax.models.layers.drop import Key, dropout, split
 from vit_jax.models.layers.linear import Linear, named
 from vit_jax.models.layers.norm import make_norm
+from vit_jax.models.layers.platform import platform
 from vit_jax.models.layers.rope import rotate
 
 BACKENDS = ("auto", "xla", "cudnn", "pallas")
@@ -86,7 +87,7 @@ def attend(
     needs_weights = return_weights or (drop > 0.0 and drop_key is not None)
     changes_scores = bias is not None or scale is not None
     if backend == "auto":
-        backend = pick_backend(_platform(), query, needs_weights or changes_scores)
+        backend = pick_backend(platform(), query, needs_weights or changes_scores)
     if backend == "xla":
         return _xla(query, key, value, bias, scale, drop, drop_key, return_weights)
     if changes_scores:
@@ -100,12 +101,6 @@ def attend(
             "nor drop them: use 'xla' or 'auto', or attn_drop_rate=0"
         )
     return {"cudnn": _cudnn, "pallas": _pallas}[backend](query, key, value), None
-
-
-def _platform() -> str:
-    """Where it will run: on the mesh that is traced for, which need not be attached, or here."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
 
 
 def _xla(
@@ -131,10 +126,10 @@ def _xla(
 
 
 def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    if _platform() != "gpu" or query.dtype.itemsize != 2:
+    if platform() != "gpu" or query.dtype.itemsize != 2:
         raise UserError(
             "attn_backend='cudnn' needs a GPU and float16 or bfloat16 computation, this is "
-            f"{_platform()!r} with {query.dtype}: use 'auto' or 'xla'"
+            f"{platform()!r} with {query.dtype}: use 'auto' or 'xla'"
         )
     return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
 
