@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
     )
     config.objective.mixup_alpha = 0.2
     config.data.eval_transform = "resize_small(crop_pct=0.875)|center_crop"  # 256, then 224
+    config.tpu_topology = "v5e:2x4"  # ours: 128 images a chip
     config.data.workers = 8
     config.data.interpolation = "bilinear"  # TensorFlow's resize
 

@@ -57,7 +57,16 @@ def mae():
     return config
 
 
-FAMILIES = {"vit": vit, "swin": swin, "mae": mae}
+def resnet():
+    """Maps of 8 x 8 and 4 x 4, without what draws random numbers in the model, which it lacks."""
+    config = _run()
+    config.objective.mixup_alpha = config.objective.cutmix_alpha = 1.0
+    config.model = {"name": "resnetv2_50x1_bit", "num_classes": None, "img_size": 8, "in_chans": 1}
+    config.model.update(layers=(1, 1), width=8, stem="small")
+    return config
+
+
+FAMILIES = {"vit": vit, "swin": swin, "mae": mae, "resnet": resnet}
 
 
 def get_config():

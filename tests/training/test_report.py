@@ -3,7 +3,10 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from tests.training import tiny
+from vit_jax.training.experiment import Experiment
 from vit_jax.training.report import bytes_a_device, bytes_text, parameter_table, run_header
+from vit_jax.training.resolve import resolve
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,19 @@ def test_every_parameter_has_a_line(mesh):
         ["total", "31.4", "KiB", "7.9", "KiB", "8,097"],
     ]
     assert bytes_a_device(PARAMS, shardings) == 3 * 4 * 2 * 2 + 250 * 8 * 4 + 4
+
+
+def test_it_is_known_before_anything_is_allocated():
+    config = tiny.get_config()
+    config.mesh.update(data=2, fsdp=2, tensor=2)
+    config.accumulate_steps = 1
+    before = {id(x) for x in jax.live_arrays()}
+    state = Experiment(resolve(config, 1000, 10)).state_factory
+    table = parameter_table(state.shapes.params, state.shardings.params)
+    assert bytes_a_device(state.shapes, state.shardings) > 0
+    assert {id(x) for x in jax.live_arrays()} <= before
+    [line] = [line for line in table.splitlines() if "attn/qkv/kernel" in line]
+    assert line.split()[3:6] == ["-,fsdp,-,tensor,-", "6.0", "KiB"]
 
 
 def test_arrays_bring_their_own_sharding(mesh):
