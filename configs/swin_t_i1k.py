@@ -29,5 +29,5 @@ def get_config() -> ConfigDict:
     config.schedule.warmup_epochs = 20  # WARMUP_PREFIX: the cosine begins after it, as here
     config.schedule.initial_lr = 5e-7 / 5e-4  # WARMUP_LR over BASE_LR
     config.schedule.final_lr = 5e-6 / 5e-4  # MIN_LR
-    config.tpu_topology = None  # not compiled for one yet
+    config.tpu_topology = "v5e:4x8"  # ours: 32 images a chip
     return config
