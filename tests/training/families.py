@@ -62,7 +62,7 @@ def resnet():
     config = _run()
     config.objective.mixup_alpha = config.objective.cutmix_alpha = 1.0
     config.model = {"name": "resnetv2_50x1_bit", "num_classes": None, "img_size": 8, "in_chans": 1}
-    config.model.update(layers=(1, 1), width=8, stem="small")
+    config.model.update(layers=(1, 1), width=32, stem="small")
     return config
 
 
