@@ -140,6 +140,51 @@ def test_memory_spaces_and_tuples_are_read():
     assert [array.bytes for array in fusion.arrays] == [256, 1024]
 
 
+GROUPS = {  # how XLA writes who exchanges, and among how many that is
+    "replica_groups={{0,1,2,3},{4,5,6,7}}": 4,
+    "replica_groups={}": 8,
+    "replica_groups=[2,4]<=[8]": 4,
+    "replica_groups=[8,32]<=[256]": 32,
+    "replica_groups=[32,8]<=[8,32]T(1,0)": 8,
+    "replica_groups=mesh['a'=2,'b'=4] {'b'}": 4,
+    "replica_groups=mesh['a'=2,'b'=4] {'a','b'}": 8,
+    "replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}": 4,
+    "replica_groups=mesh['a'=8] {'a':(2)4}": 4,  # a part of an axis: 4 of its 8
+    "replica_groups=mesh['a'=8,'b'=4], device_ids=([4,8]T(1,0)) {'a':(1)2,'b'}": 8,
+}
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+def test_groups_are_read_however_they_are_written(groups):
+    text = f"""
+ENTRY %main (x: f32[64]) -> f32[64] {{
+  %x = f32[64]{{0}} parameter(0)
+  ROOT %sum = f32[64]{{0}} all-reduce(%x), channel_id=1, {groups}, use_global_device_ids=true
+}}
+"""
+    (only,) = collectives(parse(text), 8)
+    assert only.group == GROUPS[groups]
+
+
+@pytest.mark.parametrize("opcode", ["fusion", "call", "async"])
+def test_collectives_within_what_runs_asynchronously_count_once(opcode):
+    called = "to_apply" if opcode == "call" else "calls"
+    text = f"""
+%inner (y: f32[64]) -> f32[64] {{
+  %y = f32[64]{{0}} parameter(0)
+  ROOT %sum = f32[64]{{0}} all-reduce(%y), channel_id=1, replica_groups={{{{0,1}},{{2,3}}}}
+}}
+
+ENTRY %main (x: f32[64]) -> f32[64] {{
+  %x = f32[64]{{0}} parameter(0)
+  %s = ((f32[64]{{0}}), f32[64]{{0}}, s32[]) {opcode}-start(%x), {called}=%inner
+  ROOT %d = f32[64]{{0}} {opcode}-done(%s)
+}}
+"""
+    (only,) = collectives(parse(text), 4)
+    assert (only.kind, only.group, only.sent) == ("all-reduce", 2, 256)
+
+
 # What libtpu prints where slices sum something, and where a channel has the number of another one.
 BETWEEN = """
 HloModule jit_f, is_scheduled=true

@@ -107,6 +107,27 @@ def test_branches_count_each():
     assert flops(parsed).count == 3 * 2 * 8**3
 
 
+@pytest.mark.parametrize("opcode", ["fusion", "call", "async"])
+def test_what_runs_asynchronously_counts(opcode):
+    """Once, whichever way XLA writes it."""
+    called = "to_apply" if opcode == "call" else "calls"
+    text = f"""
+%product (x: f32[8,16], y: f32[16,4]) -> f32[8,4] {{
+  %x = f32[8,16]{{1,0}} parameter(0)
+  %y = f32[16,4]{{1,0}} parameter(1)
+  ROOT %dot = f32[8,4]{{1,0}} dot(%x, %y), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
+}}
+
+ENTRY %main (a: f32[8,16], b: f32[16,4]) -> f32[8,4] {{
+  %a = f32[8,16]{{1,0}} parameter(0)
+  %b = f32[16,4]{{1,0}} parameter(1)
+  %s = ((f32[8,16], f32[16,4]), f32[8,4], s32[]) {opcode}-start(%a, %b), {called}=%product
+  ROOT %d = f32[8,4]{{1,0}} {opcode}-done(%s)
+}}
+"""
+    assert flops(parse(text)).count == 2 * 8 * 16 * 4
+
+
 def test_kernels_of_other_libraries_are_named():
     """The form is XLA's for GPUs; what such a kernel computes is not looked into."""
     text = """

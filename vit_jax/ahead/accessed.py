@@ -10,9 +10,9 @@ from vit_jax.ahead.hlo import Array, Computation, Instruction, Program, called_n
 _FREE = (
     *("parameter", "constant", "iota", "tuple", "get-tuple-element", "bitcast", "add-dependency"),
     *("while", "call", "conditional", "after-all", "opt-barrier", "partition-id", "replica-id"),
-    *("copy-done", "all-gather-done", "all-reduce-done", "collective-permute-done"),
-    *("async-update", "async-done", "send-done", "recv-done"),
+    *("call-start", "async-start"),
 )
+_CONTINUED = ("-done", "-update")  # what began with a `-start`, where it counts
 _NO_TRAFFIC = ("AllocateBuffer", "ConcatBitcast")  # custom calls that touch no memory
 _SLICES = ("dynamic-slice", "slice", "gather")
 _PASSED_ON = ("bitcast", "convert", "copy", "reshape", "transpose")
@@ -28,22 +28,33 @@ def bytes_accessed(program: Program) -> float:
 
 
 def _bytes(program: Program, computation: Computation, instruction: Instruction) -> float:
-    if instruction.opcode in _FREE or _target(instruction) in _NO_TRAFFIC:
+    opcode = instruction.opcode
+    if opcode in _FREE or opcode.endswith(_CONTINUED) or _target(instruction) in _NO_TRAFFIC:
         return 0.0
-    if instruction.opcode == "dynamic-update-slice":
-        return 2 * _in_memory(_operand(computation, instruction, 1))
-    if instruction.opcode in _SLICES:
-        return 2 * _in_memory(instruction.arrays)
-    written = instruction.arrays
-    if instruction.opcode.endswith("-start"):  # (what is copied, the copy, a flag)
-        written = written[1:2]
-    elif instruction.opcode == "send":  # its result is what it was given
-        written = ()
+    opcode = opcode.removesuffix("-start")
+    written = _results_of(instruction)
     read = [_operand(computation, instruction, i) for i in range(len(instruction.operands))]
+    if opcode == "dynamic-update-slice":
+        return _in_memory(read[1]) + _part_in_memory(read[1], written)
+    if opcode in _SLICES:
+        return _part_in_memory(written, read[0]) + _in_memory(written)
     inside = [program.computations[name] for name in called_names(instruction)]
-    if instruction.opcode == "fusion" and inside:
+    if opcode == "fusion" and inside:
         return _fusion_bytes(program, inside[0], read, written)
     return sum(map(_in_memory, read)) + _in_memory(written)
+
+
+def _results_of(instruction: Instruction) -> tuple[Array, ...]:
+    """What an instruction writes.
+
+    A `-start` names in its result what it is given and what it makes, and more: a copy is (the
+    copy, what is copied, a flag), an all-reduce its result alone, all others (given, made, ...).
+    """
+    if instruction.opcode == "send":  # its result is what it was given
+        return ()
+    if not instruction.opcode.endswith("-start") or instruction.opcode == "all-reduce-start":
+        return instruction.arrays
+    return instruction.elements[0 if instruction.opcode == "copy-start" else 1]
 
 
 def _fusion_bytes(
@@ -59,7 +70,8 @@ def _fusion_bytes(
             size = sum(array.bytes for array in arrays)
             total += min(size, _read(program, inside, place, size))
     for root, array in zip(_results(program, inside), written):
-        total += _in_memory((array,)) and min(array.bytes, root)
+        if array.space == 0:
+            total += min(array.bytes, root)
     return total
 
 
@@ -114,6 +126,11 @@ def _operand(computation: Computation, instruction: Instruction, i: int) -> tupl
 
 def _in_memory(arrays: tuple[Array, ...]) -> float:
     return sum(array.bytes for array in arrays if array.space == 0)
+
+
+def _part_in_memory(part: tuple[Array, ...], whole: tuple[Array, ...]) -> float:
+    """Bytes of a part of an array where that is in main memory, wherever the part itself goes."""
+    return sum(array.bytes for array in part) if whole and whole[0].space == 0 else 0.0
 
 
 def _target(instruction: Instruction) -> str | None:

@@ -119,10 +119,10 @@ def _started(program: Program) -> dict[str, set[str]]:
 
 
 def _parts(program: Program, computation: Computation) -> Iterator[tuple[Computation, Instruction]]:
-    """Every instruction of a computation and of what its fusions and `async-start`s call."""
+    """Every instruction of a computation and of what its fusions call."""
     for instruction in computation.instructions.values():
         yield computation, instruction
-        if instruction.opcode in ("fusion", "async-start"):
+        if instruction.opcode in ("fusion", "fusion-start"):
             for name in called_names(instruction):
                 yield from _parts(program, program.computations[name])
 

@@ -50,9 +50,9 @@ def _flops(
         return _dot_flops(instruction, computation.operand_arrays(instruction)[0])
     if instruction.opcode == "convolution":
         return _convolution_flops(instruction, *computation.operand_arrays(instruction))
-    if instruction.opcode == "custom-call":
+    if instruction.opcode in ("custom-call", "custom-call-start"):
         return _kernel_flops(computation, instruction, unknown)
-    if instruction.opcode in ("fusion", "async-start"):
+    if instruction.opcode in ("fusion", "fusion-start"):
         inside = [program.computations[name] for name in called_names(instruction)]
         return sum(
             _flops(program, inner, x, unknown)

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "s2": 2, "u2": 2, "token": 0, "opaque": 0}
 NAME = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|(?:branch|true|false)_computations?)=")
+_RUN = ("call", "conditional", "call-start", "async-start")
 _LESS = {"LT": 0, "LE": 1}
 
 
@@ -54,6 +55,7 @@ class Instruction:
       name: unique in its computation.
       opcode: such as "all-gather".
       arrays: of the result; several where it is a tuple.
+      elements: those of each element of it, where it is a tuple, which may hold tuples.
       operands: names of the instructions whose results it takes.
       inside: the text between the parentheses.
       attributes: the text after them.
@@ -62,6 +64,7 @@ class Instruction:
     name: str
     opcode: str
     arrays: tuple[Array, ...]
+    elements: tuple[tuple[Array, ...], ...]
     operands: tuple[str, ...]
     inside: str
     attributes: str
@@ -111,7 +114,8 @@ class Program:
 
     @functools.cached_property
     def executions(self) -> tuple[tuple[Computation, int], ...]:
-        """The computations that run by themselves, and how often: the entry, bodies of loops.
+        """The computations that run by themselves, and how often: the entry, bodies of loops, and what is
+        called, at once or asynchronously.
 
         What a fusion or a reduction calls is part of its instruction. A loop whose length is not
         known runs once here, see `unknown_loops`. Of a conditional every branch counts.
@@ -125,7 +129,7 @@ class Program:
                 trips = self.trip_count(instruction, computation)
                 trips = times * (1 if trips is None else trips)
                 yield from self._run(self.computations[instruction.called("body")], trips)
-            elif instruction.opcode in ("call", "conditional"):
+            elif instruction.opcode in _RUN:
                 for name in called_names(instruction):
                     yield from self._run(self.computations[name], times)
 

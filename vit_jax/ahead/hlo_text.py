@@ -45,6 +45,7 @@ def _instruction(line: str) -> tuple[bool, Instruction]:
         name=start[2],
         opcode=line[end:opening].strip(),
         arrays=_arrays_of(line[start.end() : end]),
+        elements=tuple(map(_arrays_of, _elements(line[start.end() : end]))),
         operands=tuple(NAME.findall(inside)),
         inside=inside,
         attributes=line[closing + 1 :],
@@ -59,6 +60,22 @@ def _arrays_of(text: str) -> tuple[Array, ...]:
         shape = tuple(int(size.lstrip("<=")) for size in sizes.split(",") if size)
         found.append(Array(dtype, shape, int(space[1]) if space else 0))
     return tuple(found)
+
+
+def _elements(text: str) -> list[str]:
+    """Returns the types that a tuple's type consists of; none of what is no tuple."""
+    found, depth = [], 0
+    if text.startswith("("):
+        for letter in text:
+            if letter in "([{":
+                depth += 1
+            if letter in ")]}":
+                depth -= 1
+            if depth == 1 and letter in "(,":
+                found.append("")
+            elif depth > 0:
+                found[-1] += letter
+    return found
 
 
 def _end_of_type(line: str, start: int) -> int:
