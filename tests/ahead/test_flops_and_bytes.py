@@ -97,6 +97,54 @@ def test_a_loop_that_depends_on_data_is_named():
     assert flops(parsed).count == 2 * 4**3
 
 
+LOOP = """
+%body (state: (s32[], s32[])) -> (s32[], s32[]) {{
+  %state = (s32[], s32[]) parameter(0)
+  %by = s32[] constant({by})
+  %i = s32[] get-tuple-element(%state), index=0
+  %other = s32[] get-tuple-element(%state), index=1
+  %next = s32[] {after}
+  ROOT %result = (s32[], s32[]) tuple(%next, %other)
+}}
+
+%condition (state.1: (s32[], s32[])) -> pred[] {{
+  %end = s32[] constant({end})
+  %state.1 = (s32[], s32[]) parameter(0)
+  %at = s32[] get-tuple-element(%state.1), index=0
+  ROOT %lt = pred[] compare(%at, %end), direction={direction}
+}}
+
+ENTRY %main () -> (s32[], s32[]) {{
+  %zero = s32[] constant(0)
+  %begin = (s32[], s32[]) tuple(%zero, %zero)
+  ROOT %loop = (s32[], s32[]) while(%begin), condition=%condition, body=%body
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    "after, by, end, direction, times",
+    [
+        ("add(%i, %by)", 1, 10, "LT", 10),
+        ("add(%by, %i)", 2, 10, "LT", 5),
+        ("add(%i, %by)", 3, 10, "LT", 4),  # at 0, 3, 6, 9
+        ("add(%i, %by)", 3, 9, "LE", 4),
+        ("add(%i, %by)", -1, 10, "LT", None),
+        ("add(%i, %i)", 1, 10, "LT", None),
+        ("add(%i, %other)", 1, 10, "LT", None),
+        ("add(%other, %by)", 1, 10, "LT", None),
+        ("multiply(%i, %by)", 2, 10, "LT", None),
+    ],
+)
+def test_how_often_a_loop_runs_is_read_from_its_condition_and_its_body(
+    after, by, end, direction, times
+):
+    program = parse(LOOP.format(after=after, by=by, end=end, direction=direction))
+    entry = program.computations["main"]
+    assert program.trip_count(entry.instructions["loop"], entry) == times
+    assert program.unknown_loops == (times is None)
+
+
 def test_branches_count_each():
     """Which one runs is not known: the products of both."""
 

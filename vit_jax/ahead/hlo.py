@@ -114,10 +114,9 @@ class Program:
 
     @functools.cached_property
     def executions(self) -> tuple[tuple[Computation, int], ...]:
-        """The computations that run by themselves, and how often: the entry, bodies of loops, and what is
-        called, at once or asynchronously.
+        """The computations that run by themselves, and how often: the entry, and bodies of loops.
 
-        What a fusion or a reduction calls is part of its instruction. A loop whose length is not
+        What is called runs too, at once or asynchronously. What a fusion or a reduction calls is part of its instruction. A loop whose length is not
         known runs once here, see `unknown_loops`. Of a conditional every branch counts.
         """
         return tuple(self._run(self.computations[self.entry], 1))
@@ -146,7 +145,8 @@ class Program:
     def trip_count(self, loop: Instruction, computation: Computation) -> int | None:
         """Returns how often the body of a loop runs, None where it cannot be seen.
 
-        XLA says it, or the condition compares a counter that goes up by one with a constant.
+        XLA says it, or the condition compares a counter with a constant that it goes up to by
+        another constant each round.
 
         Args:
           loop: the "while".
@@ -160,29 +160,54 @@ class Program:
             return None
         index, end = limit
         start = _initial(loop, index, computation)
-        return None if start is None else max(end - start, 0)
+        step = self._step(self.called(loop, "body"), index)
+        if start is None or step is None:
+            return None
+        return max(math.ceil((end - start) / step), 0)
 
     def _limit(self, condition: Computation) -> tuple[int, int] | None:
         """Which element of the loop's state is counted, and up to where, without it."""
         root = condition.instructions[condition.root]
-        if root.opcode == "fusion":  # the comparison alone in a computation of its own
-            inner = self.called(root, "calls")
-            compared = inner.instructions[inner.root]
-            outside = dict(zip(_parameters(inner), root.operands))
-            names = [outside.get(name, name) for name in compared.operands]
-            known = {**inner.instructions, **condition.instructions}
-        else:
-            compared, names, known = root, list(root.operands), condition.instructions
+        compared, known = self._unfused(root, condition)
         direction = compared.attribute(r"direction=(\w+)")
         if compared.opcode != "compare" or direction not in _LESS:
             return None
-        counter, end = (known.get(name) for name in names)
-        if counter is None or end is None or not _is_number(end):
+        counter, end = known
+        index = None if counter is None else _index(counter)
+        if index is None or end is None or not _is_number(end):
             return None
-        index = counter.attribute(r"index=(\d+)")
-        if counter.opcode != "get-tuple-element" or index is None:
+        return index, int(end.inside) + _LESS[direction]
+
+    def _step(self, body: Computation, index: int) -> int | None:
+        """By how much an element of the loop's state goes up in a round, None: not a constant."""
+        root = body.instructions[body.root]
+        if root.opcode != "tuple":
             return None
-        return int(index), int(end.inside) + _LESS[direction]
+        after = _moved(body.instructions[root.operands[index]], body)
+        added, known = self._unfused(after, body)
+        if added.opcode != "add" or None in known:
+            return None
+        numbers = [int(x.inside) for x in known if _is_number(x)]
+        before = [_moved(x, body) for x in known if not _is_number(x)]
+        if len(numbers) != 1 or numbers[0] <= 0 or _index(before[0]) != index:
+            return None
+        return numbers[0] if before[0].operands[0] in _parameters(body) else None
+
+    def _unfused(
+        self, instruction: Instruction, computation: Computation
+    ) -> tuple[Instruction, list[Instruction | None]]:
+        """An instruction and its operands; of a fusion its root, which may be all it consists of.
+
+        None stands for what is not at hand.
+        """
+        known, names = computation.instructions, list(instruction.operands)
+        if instruction.opcode == "fusion":
+            inner = self.called(instruction, "calls")
+            outside = dict(zip(_parameters(inner), instruction.operands))
+            instruction = inner.instructions[inner.root]
+            names = [outside.get(name, name) for name in instruction.operands]
+            known = {**inner.instructions, **known}
+        return instruction, [known.get(name) for name in names]
 
 
 def called_names(instruction: Instruction) -> list[str]:
@@ -215,7 +240,19 @@ def _initial(loop: Instruction, index: int, computation: Computation) -> int | N
     state = computation.instructions[loop.operands[0]]
     if state.opcode != "tuple":
         return None
-    first = computation.instructions[state.operands[index]]
-    while first.opcode in ("copy", "bitcast", "copy-start", "copy-done"):
-        first = computation.instructions[first.operands[0]]
+    first = _moved(computation.instructions[state.operands[index]], computation)
     return int(first.inside) if _is_number(first) else None
+
+
+def _moved(instruction: Instruction, computation: Computation) -> Instruction:
+    """What an instruction copies; itself, where it does something else."""
+    while instruction.opcode in ("copy", "bitcast", "copy-start", "copy-done"):
+        instruction = computation.instructions[instruction.operands[0]]
+    return instruction
+
+
+def _index(instruction: Instruction) -> int | None:
+    """Which element of a tuple it takes; None: it does something else."""
+    if instruction.opcode != "get-tuple-element":
+        return None
+    return int(instruction.attribute(r"index=(\d+)"))
