@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from vit_jax.ahead.accessed import bytes_accessed
+from vit_jax.ahead.compile_ahead import what_is_left_out
 from vit_jax.ahead.flops import flops
 from vit_jax.ahead.hlo_text import parse
 
@@ -152,7 +153,11 @@ def test_branches_count_each():
         return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x, lambda x: (x @ x) @ x, x)
 
     _, parsed = compiled(run, shape(8, 8))
-    assert flops(parsed).count == 3 * 2 * 8**3
+    found = flops(parsed)
+    assert found.count == 3 * 2 * 8**3
+    assert parsed.conditionals == 1
+    (note,) = what_is_left_out(parsed, found, slices=1)
+    assert note == "all branches of 1 conditionals count, and one of each runs"
 
 
 @pytest.mark.parametrize("opcode", ["fusion", "call", "async"])

@@ -184,7 +184,7 @@ def _report(
         between_slices=traffic(x for x in sent if x.between_slices),
         largest=_largest(sent),
         roofline=roof,
-        notes=_notes(program, computed, slices),
+        notes=what_is_left_out(program, computed, slices),
         **common,
     )
 
@@ -208,8 +208,14 @@ def _largest(found: Sequence[Collective]) -> tuple[Collective, ...]:
     return tuple(sorted(found, key=lambda x: x.sent, reverse=True)[:LARGEST])
 
 
-def _notes(program: Program, computed: Flops, slices: int) -> tuple[str, ...]:
-    """What the numbers leave out."""
+def what_is_left_out(program: Program, computed: Flops, slices: int) -> tuple[str, ...]:
+    """Returns the notes on what the numbers leave out, or count though it may not run.
+
+    Args:
+      program: of one device.
+      computed: its FLOPs.
+      slices: of TPUs that run it.
+    """
     notes = []
     if computed.unknown_kernels:
         names = ", ".join(computed.unknown_kernels)
@@ -218,6 +224,10 @@ def _notes(program: Program, computed: Flops, slices: int) -> tuple[str, ...]:
         notes.append(
             f"{program.unknown_loops} loops run as often as their data asks for and count once "
             "(random numbers of mixup, for example)"
+        )
+    if program.conditionals:
+        notes.append(
+            f"all branches of {program.conditionals} conditionals count, and one of each runs"
         )
     if slices > 1:
         notes.append(

@@ -116,8 +116,9 @@ class Program:
     def executions(self) -> tuple[tuple[Computation, int], ...]:
         """The computations that run by themselves, and how often: the entry, and bodies of loops.
 
-        What is called runs too, at once or asynchronously. What a fusion or a reduction calls is part of its instruction. A loop whose length is not
-        known runs once here, see `unknown_loops`. Of a conditional every branch counts.
+        What is called runs too, at once or asynchronously. What a fusion or a reduction calls is
+        part of its instruction. A loop whose length is not known runs once here, see
+        `unknown_loops`. Of a conditional every branch counts.
         """
         return tuple(self._run(self.computations[self.entry], 1))
 
@@ -140,6 +141,15 @@ class Program:
             for computation, _ in self.executions
             for instruction in computation.instructions.values()
             if instruction.opcode == "while"
+        )
+
+    @property
+    def conditionals(self) -> int:
+        """How many choices between branches there are; of each, every branch counts."""
+        return sum(
+            instruction.opcode == "conditional"
+            for computation, _ in self.executions
+            for instruction in computation.instructions.values()
         )
 
     def trip_count(self, loop: Instruction, computation: Computation) -> int | None:
