@@ -99,6 +99,13 @@ def test_the_roofline_is_the_slowest_of_three():
     )
 
 
+def test_no_more_than_the_peak_is_left():
+    """The model's own count may be above the program's, which leaves the input's gradient out."""
+    rates = chip(type("Device", (), {"device_kind": "TPU v5 lite"}))
+    found = roofline(rates, flops=1e12, moved=0, sent=0, model_flops=1.01e12)
+    assert (found.bound, found.share) == ("compute", 1)
+
+
 @pytest.mark.parametrize(
     "said, needed, available",
     [

@@ -41,8 +41,11 @@ class Roofline:
 
     @property
     def share(self) -> float:
-        """The model FLOP utilisation that is left at best, see `hardware.mfu`."""
-        return self.model_flops / self.seconds
+        """The model FLOP utilisation that is left at best, see `hardware.mfu`.
+
+        At most 1, though the model's count has the gradient of its input, which no step computes.
+        """
+        return self.model_flops / max(self.seconds, self.model_flops)
 
 
 def roofline(chip: Chip, flops: float, moved: float, sent: float, model_flops: float) -> Roofline:
