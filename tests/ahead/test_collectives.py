@@ -33,7 +33,7 @@ def found(mesh, function, elements=64, times=1):
 
 
 ring = [(i, (i + 1) % 4) for i in range(4)]
-SENT = {  # by hand, of n = 256 bytes among g = 4: what a device of a ring sends
+SENT = {  # by hand, of n = 256 bytes among g = 4: what a device sends of its own
     "all-gather": (lambda x: lax.all_gather(x, "b").sum(0), 3 * 256),
     "all-reduce": (lambda x: lax.psum(x, "b"), 2 * 3 / 4 * 256),
     "reduce-scatter": (
@@ -46,7 +46,7 @@ SENT = {  # by hand, of n = 256 bytes among g = 4: what a device of a ring sends
 
 
 @pytest.mark.parametrize("kind", SENT)
-def test_bytes_are_those_of_a_ring(mesh, kind):
+def test_bytes_are_those_of_a_devices_own_data(mesh, kind):
     function, sent = SENT[kind]
     (only,) = found(mesh, function)
     assert (only.kind, only.times, only.sent) == (kind, 1, sent)

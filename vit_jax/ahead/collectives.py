@@ -8,8 +8,10 @@
 | all-to-all | n (g - 1) / g |
 | collective-permute | n |
 
-That is what a ring sends, and no algorithm sends less (Thakur, Rabenseifner and Gropp 2005,
-"Optimization of Collective Communication Operations in MPICH", sections 4 and 5).
+That is what leaves a device of the data that it has to give; no algorithm sends less, and those of
+a ring send as much (Thakur, Rabenseifner and Gropp 2005, "Optimization of Collective Communication
+Operations in MPICH", sections 4 and 5), but for all-to-all and permutations: what goes to a device
+further away is forwarded by those in between, which is not counted.
 
 A collective is in the text once, or as a `-start` and a `-done`. Where a TPU overlaps it with
 computation it is in every fusion that drives it on, which may be in a loop; all parts have one
