@@ -174,8 +174,8 @@ def _report(
         roof = roofline(chip, computed.count, moved, total, model_flops)
     return Report(
         # The compiler of TPUs has found room; those of others do not look.
-        fits=platform == "tpu" or chip is None or memory.total <= chip.memory,
-        capacity=None if chip is None else int(chip.memory),
+        fits=platform == "tpu" or chip is None or memory.total <= chip.capacity,
+        capacity=None if chip is None else int(chip.capacity),
         needed=memory.total,
         memory=memory,
         flops=computed.count,

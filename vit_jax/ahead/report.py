@@ -72,7 +72,7 @@ class Report:
       state_bytes: of parameters, optimizer state and averages, a device.
       compile_seconds: that tracing and compiling took.
       fits: whether the compiler found room.
-      capacity: bytes of the device's memory, None where it is not known.
+      capacity: bytes of the device's memory that a program may take, None where it is not known.
       needed: bytes that the step takes on a device; where it does not fit, of temporaries at least.
       memory: how they are made up; None where it does not fit, as all that follows.
       flops: of matrix products and convolutions in the program, a device.

@@ -20,44 +20,61 @@ class Chip:
       interconnect: bytes a second to other devices, what it sends and what it receives together:
         over all links between TPUs, over NVLink where the GPU has it in its usual server, else over
         PCI Express.
+      usable: bytes of the memory that the compiler has for a program; None: not known (GPUs).
     """
 
     flops: float
     memory: float
     bandwidth: float
     interconnect: float
+    usable: float | None = None
+
+    @property
+    def capacity(self) -> float:
+        """Bytes that a program may take, as far as that is known."""
+        return self.memory if self.usable is None else self.usable
 
 
-def _chip(teraflops: float, memory: float, bandwidth: float, interconnect: float) -> Chip:
-    """In TFLOP/s, bytes, GB/s and GB/s."""
-    return Chip(teraflops * 1e12, memory, bandwidth * 1e9, interconnect * 1e9)
+def _chip(
+    teraflops: float,
+    memory: float,
+    bandwidth: float,
+    interconnect: float,
+    usable: float | None = None,
+) -> Chip:
+    """In TFLOP/s, bytes, GB/s, GB/s and bytes."""
+    return Chip(teraflops * 1e12, memory, bandwidth * 1e9, interconnect * 1e9, usable)
 
 
-def _half(teraflops: float, memory: float, bandwidth: float, interconnect: float) -> Chip:
+def _half(
+    teraflops: float, memory: float, bandwidth: float, interconnect: float, usable: float
+) -> Chip:
     """A device that is one of a chip's two cores, from the numbers of the chip."""
-    return _chip(teraflops / 2, memory / 2, bandwidth / 2, interconnect / 2)
+    return _chip(teraflops / 2, memory / 2, bandwidth / 2, interconnect / 2, usable / 2)
 
 
-_V5E = _chip(197, 16 * GIB, 819, 400)
-_V5P = _chip(459, 95 * GIB, 2765, 1200)
-_V6E = _chip(918, 32 * GIB, 1638, 800)
+_V5E = _chip(197, 16 * GIB, 819, 400, 15.75 * GIB)
+_V5P = _chip(459, 95 * GIB, 2765, 1200, 95.74 * GIB)
+_V6E = _chip(918, 32 * GIB, 1638, 800, 31.25 * GIB)
 # For each TPU device as JAX counts them: v2, v3 and TPU7x show every core (half a chip) as one
 # device, the others a chip.
 # Sources: cloud.google.com/tpu/docs/{v2,v3,v4,v5e,v5p,v6e,tpu7x}, "peak compute per chip", "HBM
 # capacity" and "bandwidth", "bidirectional inter-chip interconnect bandwidth". Links of v2: Jouppi
 # et al. 2020, "A domain-specific supercomputer for training deep neural networks", 4 of 62 GB/s
 # each way; of v3 and v4: Jouppi et al. 2023, "TPU v4", table 4, 4 of 70 and 6 of 50.
+# What of the memory is usable is as libtpu 0.0.42.1 says it where a program does not fit; of v5p it
+# is more than is published.
 _TPU = {
-    "TPU v2": _half(45, 16 * GIB, 700, 4 * 62 * 2),
-    "TPU v3": _half(123, 32 * GIB, 900, 4 * 70 * 2),
-    "TPU v4": _chip(275, 32 * GIB, 1200, 6 * 50 * 2),
+    "TPU v2": _half(45, 16 * GIB, 700, 4 * 62 * 2, 2 * 7.48 * GIB),
+    "TPU v3": _half(123, 32 * GIB, 900, 4 * 70 * 2, 2 * 15.48 * GIB),
+    "TPU v4": _chip(275, 32 * GIB, 1200, 6 * 50 * 2, 30.75 * GIB),
     "TPU v5 lite": _V5E,
     "TPU v5e": _V5E,
     "TPU v5": _V5P,
     "TPU v5p": _V5P,
     "TPU v6 lite": _V6E,
     "TPU v6e": _V6E,
-    "TPU7x": _half(2307, 192 * GIB, 7380, 1200),
+    "TPU7x": _half(2307, 192 * GIB, 7380, 1200, 2 * 94.75 * GIB),
 }
 # PCI Express with 16 lanes, both directions.
 _PCIE4, _PCIE5 = 64, 128
