@@ -1,5 +1,7 @@
 """Programs that libtpu compiles for TPUs that are not there."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +14,13 @@ from vit_jax.ahead.collectives import KINDS, collectives
 from vit_jax.ahead.compile_ahead import compile_ahead
 from vit_jax.ahead.flops import flops
 from vit_jax.ahead.hlo_text import parse
+from vit_jax.ahead.program import space_in
 from vit_jax.ahead.topology import devices_of
 from vit_jax.errors import UserError
 from vit_jax.models.layers import attention
 from vit_jax.models.layers.linear import Linear
 from vit_jax.training import sharding
+from vit_jax.training.hardware import chip
 
 pytest.importorskip("libtpu", reason="the compiler of TPUs is not installed: pip install libtpu")
 
@@ -93,7 +97,7 @@ def test_a_train_step_compiles(report):
     assert (report.devices, report.device_kind, report.fits) == (4, "TPU v5 lite", True)
     assert report.mesh["data"] == report.mesh["fsdp"] == 2
     assert report.memory.arguments >= report.state_bytes
-    assert 0 < report.memory.total < report.capacity == 16 * 2**30
+    assert 0 < report.memory.total < report.capacity == 15.75 * 2**30
 
 
 def test_its_flops_are_those_counted_on_paper(report):
@@ -157,6 +161,21 @@ def test_a_step_that_is_too_large_is_an_answer():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "topology", ["v2:2x2", "v3:2x2", "v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"]
+)
+def test_usable_memory_is_what_the_compiler_has(topology):
+    """It says so of a program that adds 1 to 200 GiB a device."""
+    devices = devices_of("tpu", topology, None)
+    place = NamedSharding(Mesh(devices, ("data",)), PartitionSpec("data"))
+    x = jax.ShapeDtypeStruct((len(devices) * 200 * 2**30,), jnp.int8, sharding=place)
+    with pytest.raises(jax.errors.JaxRuntimeError) as error:
+        jax.jit(lambda x: x + 1).lower(x).compile()
+    available = space_in(str(error.value))[1]
+    assert available == pytest.approx(chip(devices[0]).usable, abs=0.005 * 2**30)  # two digits
+
+
+@pytest.mark.slow
 def test_traffic_does_not_grow_with_the_chips():
     """Data parallel, the same images a chip: the same collectives of the same arrays."""
     found = []
@@ -197,3 +216,22 @@ def test_what_is_said_counts_more_than_the_recipe():
 @pytest.mark.parametrize("topology, devices", [("v5e:1x1", 1), ("v6e:16x16", 256), ("v3:2x2", 8)])
 def test_topologies_that_there_are(topology, devices):
     assert len(devices_of("tpu", topology, None)) == devices
+
+
+@pytest.mark.parametrize("topology, devices", [("v4:2x2x1", 4), ("2xv4:2x2x2", 16)])
+def test_a_v4_has_one_device_a_chip(topology, devices):
+    """As JAX on one has: both cores of a chip are a device."""
+    found = devices_of("tpu", topology, None)
+    assert {device.device_kind for device in found} == {"TPU v4"}
+    assert len(found) == devices
+
+
+def test_the_process_keeps_its_environment(monkeypatch):
+    """A program that runs later is not told that it is on a TPU."""
+    for name in [*os.environ]:
+        if name.startswith("TPU_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "mine")
+    before = dict(os.environ)
+    devices_of("tpu", "v5e:2x2", None)
+    assert dict(os.environ) == before

@@ -5,8 +5,9 @@ many simulated devices as asked for. For GPUs XLA needs to try its kernels on on
 compiled for is what is attached.
 """
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 
@@ -27,10 +28,13 @@ _ENVIRONMENT = {
 def devices_of(platform: str, topology: str | None, count: int | None) -> Sequence[jax.Device]:
     """Returns the devices to compile for.
 
+    Devices of a CPU are those of the process: where JAX has not started, it starts with `count`.
+    libtpu is loaded once, and takes the process for one on a TPU host from then on.
+
     Args:
       platform: one of `PLATFORMS`.
       topology: of a TPU, such as "v5e:16x16", see `vit_jax.training.tpu_slices`.
-      count: how many, where the platform does not say; None: all.
+      count: of the platform "cpu" how many, of "gpu" how many or None: all; a topology says it.
 
     Raises:
       UserError: there is no such platform or topology, or what it needs is not here.
@@ -59,14 +63,15 @@ def _tpus(topology: str | None) -> Sequence[jax.Device]:
             'compiling for TPUs needs libtpu, which is not installed: pip install "vit_jax[tpu]" '
             "(no TPU has to be there)"
         ) from error
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     # By default a host has 2 x 2 chips, which fewer chips cannot be made of.
     options = {"chips_per_host_bounds": [1, 1, 1]} if set(wanted.sides) == {1} else {}
     if wanted.count > 1:
         options["num_slices"] = wanted.count
+    if wanted.kind == "v4":  # as on a v4: both cores of a chip are one device
+        options["chip_config_name"] = "megacore"
     try:
-        found = topologies.get_topology_desc(wanted.one, platform="tpu", **options)
+        with _environment():
+            found = topologies.get_topology_desc(wanted.one, platform="tpu", **options)
     except Exception as error:  # of several types; the text says what
         raise UserError(
             f"libtpu has no topology {topology!r} ({str(error).splitlines()[0]}); usual ones of "
@@ -75,15 +80,24 @@ def _tpus(topology: str | None) -> Sequence[jax.Device]:
     return found.devices
 
 
-def _cpus(count: int | None) -> Sequence[jax.Device]:
-    """Simulated devices: as many as asked for where JAX has not started, else those there are."""
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """Within it, variables that libtpu needs and that are not set are; after it they are not."""
+    missing = [name for name in _ENVIRONMENT if name not in os.environ]
+    os.environ.update({name: _ENVIRONMENT[name] for name in missing})
     try:
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", count or 1)
-    except RuntimeError:  # JAX has started
-        pass
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]
+
+
+def _cpus(count: int) -> Sequence[jax.Device]:
+    """Simulated devices: as many as asked for where JAX has not started, else those there are."""
+    with contextlib.suppress(RuntimeError):  # JAX has started
+        jax.config.update("jax_num_cpu_devices", count)
     found = jax.devices("cpu")
-    if count is not None and len(found) < count:
+    if len(found) < count:
         raise UserError(
             f"the mesh has {count} devices, and JAX has started with {len(found)} CPU devices: "
             f"call it before anything else uses JAX, or after "
