@@ -128,9 +128,70 @@ def test_the_compilers_words_are_understood(said, needed, available):
     assert found == pytest.approx((needed * 2**30, available * 2**30), abs=1)
 
 
+# Of kernels that take more of a core's own memory than it has: what libtpu 0.0.42 says, shortened.
+WINDOW = (
+    "RESOURCE_EXHAUSTED: Allocation (size={0}) would exceed memory (size={1}) :: #allocation2 "
+    "[shape = 'u8[{0}]{{0}}', space={2}, size = 0xf42400, scoped, tag = 'input window allocation "
+    "for operator input 0. The u8 shape/size shown above represents the raw byte size of this "
+    "window in VMEM. This allocation is single buffered.'] :: shard_map.12"
+)
+BUFFERS = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory \
+space vmem. Used 256.00M of 128.00M vmem. Exceeded vmem capacity by 128.00M.
+
+Program vmem requirement 256.00M:
+    scoped          256.00M
+
+  Largest program allocations in vmem:
+
+  1. Size: 128.00M
+     Operator: op_name="jit(f)/shard_map/pallas_call"
+     Shape: u8[134217728]{0}
+"""
+
+
+@pytest.mark.parametrize(
+    "said, sentence",
+    [
+        (
+            WINDOW.format(268435456, 134217728, "vmem"),
+            "shard_map.12 takes more VMEM than a core of the chip has (Allocation (size=268435456) "
+            "would exceed memory (size=134217728)): ",
+        ),
+        (
+            WINDOW.format(16000000, 1048576, "smem"),
+            "shard_map.12 takes more SMEM than a core of the chip has (Allocation (size=16000000) "
+            "would exceed memory (size=1048576)): ",
+        ),
+        (
+            BUFFERS,
+            "jit(f)/shard_map/pallas_call takes more VMEM than a core of the chip has (XLA:TPU "
+            "compile permanent error. Ran out of memory in memory space vmem. Used 256.00M of "
+            "128.00M vmem. Exceeded vmem capacity by 128.00M): ",
+        ),
+    ],
+)
+def test_a_kernel_that_is_too_large_is_no_step_that_is(said, sentence):
+    assert program.space_in(said) is None
+    assert program.kernel_in(said).startswith(sentence)
+
+
+def test_a_kernel_that_is_too_large_is_the_users_to_change(monkeypatch):
+    """The compiler's error, where it compiles: no chip is here whose kernels could be too large."""
+
+    def compile(self, *_args, **_kwargs):
+        raise jax.errors.JaxRuntimeError(BUFFERS)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile)
+    with pytest.raises(UserError, match=r"pallas_call takes more VMEM .*attn_backend=xla"):
+        report()
+
+
 def test_other_errors_of_the_compiler_are_not():
     assert program.space_in("INTERNAL: 2.0G of 3.0G") is None
     assert program.space_in("RESOURCE_EXHAUSTED: too many files") is None
+    assert program.kernel_in("INTERNAL: space=vmem") is None
+    assert program.kernel_in("RESOURCE_EXHAUSTED: too many files") is None
+    assert program.kernel_in("RESOURCE_EXHAUSTED: Used 16.09G of 15.75G hbm.") is None
 
 
 TEACHER = ("objective.name=distillation", "objective.teacher=runs/not_there")

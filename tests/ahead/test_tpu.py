@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.experimental import pallas as pl
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tests.ahead.plain import plain
@@ -14,7 +15,7 @@ from vit_jax.ahead.collectives import KINDS, collectives
 from vit_jax.ahead.compile_ahead import compile_ahead
 from vit_jax.ahead.flops import flops
 from vit_jax.ahead.hlo_text import parse
-from vit_jax.ahead.program import space_in
+from vit_jax.ahead.program import kernel_in, space_in
 from vit_jax.ahead.topology import devices_of
 from vit_jax.errors import UserError
 from vit_jax.models.layers import attention
@@ -158,6 +159,22 @@ def test_a_step_that_is_too_large_is_an_answer():
     )
     assert not found.fits and found.needed > found.capacity > 15 * 2**30
     assert "DOES NOT FIT" in str(found)
+
+
+def test_a_kernel_that_is_too_large_for_a_core_is_named():
+    """Its blocks of 64 MiB, two of the input and two of the output, are more than a core's VMEM."""
+    chip = jax.sharding.SingleDeviceSharding(devices_of("tpu", "v5e:2x2", None)[0])
+    x = jax.ShapeDtypeStruct((8192, 4096), jnp.float32, sharding=chip)
+    block = pl.BlockSpec((4096, 4096), lambda i: (i, 0))
+
+    def corner(x_ref, out_ref):
+        out_ref[:8, :128] = x_ref[:8, :128]
+
+    kernel = pl.pallas_call(corner, out_shape=x, grid=(2,), in_specs=[block], out_specs=block)
+    with pytest.raises(jax.errors.JaxRuntimeError) as error:
+        jax.jit(lambda x: kernel(x)).lower(x).compile()
+    assert space_in(str(error.value)) is None
+    assert "pallas_call takes more VMEM than a core of the chip has" in kernel_in(str(error.value))
 
 
 @pytest.mark.slow

@@ -6,10 +6,16 @@ import time
 
 import jax
 
+from vit_jax.errors import UserError
 from vit_jax.training.experiment import Experiment
 
-# How XLA says that a program does not fit: on TPUs while it compiles.
-_SPACE = re.compile(r"([\d.]+)([KMGT]?)\)? (?:of|exceeds available HBM) \(?([\d.]+)([KMGT]?)")
+# How XLA says that a program does not fit, on TPUs while it compiles: the device's memory, and that
+# of a core, which kernels take parts of ("vmem" for vectors, "smem" for numbers).
+_EXHAUSTED = "RESOURCE_EXHAUSTED"
+_SIZE = r"([\d.]+)([KMGT]?)"
+_SPACE = re.compile(rf"Used {_SIZE} of {_SIZE} hbm|\({_SIZE}\) exceeds available HBM \({_SIZE}\)")
+_OF_A_CORE = re.compile(r"(?:in memory space |space=)([vs]mem)\b")
+_KERNEL = re.compile(r"op_name=\"([^\"]*)\"|\] :: (\S+)")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -48,6 +54,9 @@ def compile_step(experiment: Experiment) -> Step | TooLarge:
 
     Args:
       experiment: on devices that need not be attached.
+
+    Raises:
+      UserError: a kernel takes more of a core's own memory than there is.
     """
     state = experiment.state_factory.targets()
     batch, wishes = experiment.batch_shapes(), experiment.wish_shapes()
@@ -59,7 +68,9 @@ def compile_step(experiment: Experiment) -> Step | TooLarge:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        space = space_in(str(error))
+        space, kernel = space_in(str(error)), kernel_in(str(error))
+        if kernel is not None:
+            raise UserError(kernel) from error
         if space is None:
             raise
         return TooLarge(*space, time.perf_counter() - start, str(error))
@@ -73,9 +84,26 @@ def space_in(message: str) -> tuple[int, int] | None:
       message: the error's text; None is returned where it is about something else.
     """
     found = _SPACE.search(message)
-    if not found or "RESOURCE_EXHAUSTED" not in message:
+    if not found or _EXHAUSTED not in message:
         return None
-    needed, available = (
-        int(float(number) * _UNITS[unit]) for number, unit in (found.group(1, 2), found.group(3, 4))
+    number, unit, other, its_unit = (text for text in found.groups() if text is not None)
+    return int(float(number) * _UNITS[unit]), int(float(other) * _UNITS[its_unit])
+
+
+def kernel_in(message: str) -> str | None:
+    """Returns a sentence on the kernel that is too large for a core, of which an error tells.
+
+    Args:
+      message: the error's text; None is returned where it is about something else.
+    """
+    memory = _OF_A_CORE.search(message)
+    if not memory or _EXHAUSTED not in message:
+        return None
+    named = _KERNEL.search(message)
+    kernel = (named[1] or named[2]) if named else "a kernel"
+    said = message.removeprefix(f"{_EXHAUSTED}: ").splitlines()[0].split(" :: ")[0].rstrip(".")
+    return (
+        f"{kernel} takes more {memory[1].upper()} than a core of the chip has ({said}): a kernel's "
+        "blocks have to be smaller; --config.model.attn_backend=xla does without those of "
+        "attention"
     )
-    return needed, available
