@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import re
 
 import jax
 import numpy as np
@@ -259,10 +260,39 @@ def test_the_command_writes_what_it_prints(call, tmp_path):
     assert f"{found['parameters']:,} parameters" in out
     assert found["mesh"]["data"] == found["mesh"]["fsdp"] == 2
     assert math.prod(found["mesh"].values()) == found["devices"] == 4
+    assert re.search(
+        r"^tracing the train step of vit_tiny\w*\ntraced in \d+ s, compiling$", err, re.M
+    )
 
 
-def test_a_mesh_that_cannot_be_read(call):
-    code, _, err = call("compile", "--config", TINY, "--platform", "cpu", "--mesh", "data:2")
+def test_a_report_that_has_no_place_is_refused_at_once(call, tmp_path):
+    for place in (tmp_path / "none" / "report.json", tmp_path):
+        code, out, err = call("compile", "--config", TINY, "--platform", "cpu", "--json", place)
+        assert (code, out) == (2, "")
+        assert f"--json {place}: expected the name of a file in a folder" in err
+        assert "tracing" not in err
+
+
+@pytest.mark.parametrize(
+    "numbers, message",
+    [
+        (dict(num_classes=0), "--num-classes is 0; expected 1 or more"),
+        (dict(train_examples=0), "--train-examples is 0; expected 1 or more"),
+        (dict(train_examples=-5), "--train-examples is -5; expected 1 or more"),
+        (
+            dict(num_classes=7),
+            "--num-classes is 7 and config.model.num_classes is 10: leave one out",
+        ),
+    ],
+)
+def test_numbers_of_the_data_that_cannot_be(numbers, message):
+    with pytest.raises(UserError, match=message):
+        compile_ahead(plain("model.num_classes=10"), "cpu", mesh={"data": 2}, **numbers)
+
+
+@pytest.mark.parametrize("mesh", ["data:2", "data=²", "data=two", "data=2,data=2"])
+def test_a_mesh_that_cannot_be_read(call, mesh):
+    code, _, err = call("compile", "--config", TINY, "--platform", "cpu", "--mesh", mesh)
     assert code == 2 and "expected AXIS=N,... such as data=64,fsdp=4" in err
 
 

@@ -1,5 +1,6 @@
 """Programs that libtpu compiles for TPUs that are not there."""
 
+import json
 import os
 
 import jax
@@ -10,7 +11,8 @@ from flax import linen as nn
 from jax.experimental import pallas as pl
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from tests.ahead.plain import plain
+from tests.ahead.plain import CHANGES, plain
+from tests.training.processes import TINY
 from vit_jax.ahead.collectives import KINDS, collectives
 from vit_jax.ahead.compile_ahead import compile_ahead
 from vit_jax.ahead.flops import flops
@@ -153,12 +155,14 @@ def test_gradients_of_heads_are_scattered(width, heads):
     assert sent["all-reduce"] == pytest.approx(2 * 1 / 2 * whole / 4, rel=0.01)
 
 
-def test_a_step_that_is_too_large_is_an_answer():
-    found = compile_ahead(
-        plain(f"data.batch_size={2**24}"), "tpu", topology="v5e:2x2", mesh={"data": 4}
-    )
-    assert not found.fits and found.needed > found.capacity > 15 * 2**30
-    assert "DOES NOT FIT" in str(found)
+def test_a_step_that_is_too_large_is_an_answer(call, tmp_path):
+    """With an exit code that no error has."""
+    overrides = [f"--config.{change}" for change in (*CHANGES, f"data.batch_size={2**24}")]
+    place = ["--topology", "v5e:2x2", "--mesh", "data=4", "--json", tmp_path / "report.json"]
+    code, out, _ = call("compile", "--config", TINY, *place, *overrides)
+    assert code == 3 and "DOES NOT FIT" in out
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert not found["fits"] and found["needed"] > found["capacity"] == int(15.75 * 2**30)
 
 
 def test_a_kernel_that_is_too_large_for_a_core_is_named():

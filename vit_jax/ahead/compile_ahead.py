@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,6 +40,7 @@ def compile_ahead(
     mesh: Mapping[str, int] | None = None,
     num_classes: int | None = None,
     train_examples: int | None = None,
+    progress: Callable[[str], None] = print,
 ) -> Report:
     """Compiles the train step of a recipe and reports what it takes. Nothing is computed.
 
@@ -55,10 +56,11 @@ def compile_ahead(
       num_classes: of the data; None: by `config.model.num_classes`, or those of a data set that is
         known.
       train_examples: of the data; None: as known. Only durations depend on it.
+      progress: is given a sentence where tracing begins, and one where compiling does.
 
     Raises:
       UserError: the configuration is not consistent, the platform is not there, or nothing says how
-        many classes there are.
+        many classes there are, or two say different numbers; a kernel is too large for a chip.
     """
     check(config)
     platform, topology = _place(config, platform, topology)
@@ -67,7 +69,7 @@ def compile_ahead(
     config = resolve_without_data(config, num_classes, train_examples)
     load_model = functools.partial(described_model, num_classes=config.model.num_classes)
     experiment = Experiment(config, devices, load_model=load_model)
-    return _report(experiment, platform, topology, compile_step(experiment))
+    return _report(experiment, platform, topology, compile_step(experiment, progress))
 
 
 def _place(
@@ -116,8 +118,17 @@ def resolve_without_data(
       train_examples: see `compile_ahead`.
 
     Raises:
-      UserError: see `vit_jax.training.resolve`; or nothing says how many classes there are.
+      UserError: see `vit_jax.training.resolve`; or nothing says how many classes there are, or two
+        say different numbers.
     """
+    for name, number in (("num-classes", num_classes), ("train-examples", train_examples)):
+        if number is not None and number < 1:
+            raise UserError(f"--{name} is {number}; expected 1 or more")
+    said = config.model.num_classes
+    if None not in (num_classes, said) and num_classes != said:
+        raise UserError(
+            f"--num-classes is {num_classes} and config.model.num_classes is {said}: leave one out"
+        )
     examples, classes = SIZES.get(config.data.source, (EXAMPLES, None))
     classes = num_classes or config.model.num_classes or classes
     if classes is None:

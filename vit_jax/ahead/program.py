@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import time
+from collections.abc import Callable
 
 import jax
 
@@ -49,11 +50,12 @@ class TooLarge:
     message: str
 
 
-def compile_step(experiment: Experiment) -> Step | TooLarge:
+def compile_step(experiment: Experiment, progress: Callable[[str], None]) -> Step | TooLarge:
     """Compiles the train step as `vit_jax.train` would run it, for the experiment's devices.
 
     Args:
       experiment: on devices that need not be attached.
+      progress: is given a sentence where tracing begins, and one where compiling does.
 
     Raises:
       UserError: a kernel takes more of a core's own memory than there is.
@@ -62,9 +64,11 @@ def compile_step(experiment: Experiment) -> Step | TooLarge:
     batch, wishes = experiment.batch_shapes(), experiment.wish_shapes()
     # Not within `activate`: what is computed while the step is put together is computed here.
     step = experiment.train_step(experiment.constant_shapes())
+    progress(f"tracing the train step of {experiment.config.model.name}")
     start = time.perf_counter()
     with experiment.activate():
         lowered = step.lower(state, batch, wishes)
+    progress(f"traced in {time.perf_counter() - start:.0f} s, compiling")
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

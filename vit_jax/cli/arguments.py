@@ -1,6 +1,7 @@
 """What the subcommands share: `--config.key=value`, and which of a run's parameters are meant."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,7 +85,7 @@ def mesh(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for part in text.split(","):
         axis, _, size = part.strip().partition("=")
-        if not size.removeprefix("-").isdigit() or axis in found:
+        if not re.fullmatch("-?[0-9]+", size) or axis in found:
             raise UserError(f"--mesh {text}: expected AXIS=N,... such as data=64,fsdp=4")
         found[axis] = int(size)
     return found

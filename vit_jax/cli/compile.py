@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.cli import arguments as common
+from vit_jax.cli.predict import to_stderr
+from vit_jax.errors import UserError
 
-DOES_NOT_FIT = 1
+DOES_NOT_FIT = 3  # a traceback exits with 1, bad input with 2
 
 
 def add_parser(commands: Any) -> None:
@@ -35,7 +37,10 @@ def add_parser(commands: Any) -> None:
         "--mesh", metavar="AXIS=N,...", help="such as data=64,fsdp=4 (default: the recipe's)"
     )
     parser.add_argument(
-        "--num-classes", type=int, metavar="N", help="of data that is not known here"
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="of data that is not known here, where the recipe does not say it",
     )
     parser.add_argument(
         "--train-examples", type=int, metavar="N", help="of the data; only durations depend on it"
@@ -48,6 +53,8 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs the subcommand; returns the exit code."""
     overrides = common.overrides(rest)
     mesh = None if arguments.mesh is None else common.mesh(arguments.mesh)
+    if arguments.json is not None:
+        _check_place(Path(arguments.json))
     import jax
 
     if arguments.platform != "gpu":  # a TPU that is attached is left to others
@@ -62,8 +69,15 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         mesh=mesh,
         num_classes=arguments.num_classes,
         train_examples=arguments.train_examples,
+        progress=to_stderr,
     )
     print(report)
     if arguments.json is not None:
         Path(arguments.json).write_text(report.to_json(), encoding="utf-8")
     return 0 if report.fits else DOES_NOT_FIT
+
+
+def _check_place(path: Path) -> None:
+    """Raises UserError where no file can be written there: compiling may take long."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"--json {path}: expected the name of a file in a folder that is there")

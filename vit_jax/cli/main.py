@@ -3,8 +3,8 @@
 Exit codes: 0 done; 2 the user has to change something (the message says what); 75 the run was
 stopped by SIGTERM or SIGINT and saved, or lost another of its processes: the same command resumes
 it (EX_TEMPFAIL of sysexits.h).
-An error that nobody thought of keeps its traceback and exits with 1, as do, without one, `validate`
-where it finds a difference and `compile` where a step does not fit.
+An error that nobody thought of keeps its traceback and exits with 1, as does, without one,
+`validate` where it finds a difference. `compile` exits with 3 where a step does not fit.
 """
 
 import argparse
