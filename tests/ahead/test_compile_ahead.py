@@ -1,5 +1,6 @@
 """Reports on train steps compiled for simulated devices, against what is known of them."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -12,7 +13,9 @@ import pytest
 from tests.ahead.plain import CHANGES, plain
 from tests.training.processes import TINY
 from vit_jax.ahead import data_sizes, program
+from vit_jax.ahead.collectives import Collective
 from vit_jax.ahead.compile_ahead import compile_ahead
+from vit_jax.ahead.hlo import Array
 from vit_jax.ahead.roofline import roofline
 from vit_jax.ahead.teacher import described_model
 from vit_jax.errors import UserError
@@ -87,6 +90,17 @@ def test_the_report_is_for_people_and_for_programs(scanned):
     assert found["memory"]["total"] == found["needed"] == scanned.memory.total
     assert found["sent"] == sum(x["bytes"] for x in found["collectives"].values())
     assert found["roofline"] is None and found["fits"]  # no rates are published of "cpu"
+
+
+def test_lines_fit_a_terminal(scanned):
+    name = "jit(f)/transpose(jvp(Model))/" + "/".join(["a.part.of.the.model"] * 6)
+    arrays = (Array("bf16", (1, 768, 3, 12, 64)),) * 5
+    sent = Collective("all-reduce", arrays, 256, 24, name)
+    lines = str(dataclasses.replace(scanned, largest=(sent,), notes=("words " * 40,))).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "bf16[1,768,3,12,64] and 2 more among 256" in "".join(lines)
+    words = " ".join(lines).split()
+    assert words.count("words") == 40
 
 
 def test_the_roofline_is_the_slowest_of_three():

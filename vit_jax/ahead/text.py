@@ -1,6 +1,7 @@
 """A report on a compiled train step, for people."""
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,22 @@ if TYPE_CHECKING:
     from vit_jax.ahead.report import Report, Traffic
 
 Line = tuple[str, str]
+_NAME, _TEXT = 12, 68  # columns
 
 
 def as_text(report: "Report") -> str:
     """Returns a report in lines, each with a name in front of it or below the one that has."""
-    return "\n".join(f"{name:12}{text}" for name, text in _lines(report))
+    return "\n".join(
+        f"{name if first else '':{_NAME}}{part}"
+        for name, text in _lines(report)
+        for first, part in _wrapped(text)
+    )
+
+
+def _wrapped(text: str) -> list[tuple[bool, str]]:
+    """The lines of a text, and whether each is the first."""
+    parts = textwrap.wrap(text, _TEXT, subsequent_indent="  ", break_on_hyphens=False)
+    return [(i == 0, part) for i, part in enumerate(parts)]
 
 
 def _lines(report: "Report") -> list[Line]:
