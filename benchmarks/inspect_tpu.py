@@ -44,7 +44,7 @@ def table(rows: dict[str, dict[str, float]]) -> Iterator[str]:
 def make() -> dict[str, dict[str, float]]:
     """Makes all rows and writes them."""
     rows = {}
-    for name, compiled in compile_rows.read(tpu_recipes.RESULTS).items():
+    for name, compiled in compile_rows.read(tpu_recipes.TABLE.results).items():
         print(f"{name} ...", flush=True)
         source, overrides = compile_rows.ROOT / f"configs/{name}.py", OVERRIDES.get(name, ())
         found = vit_jax.inspect_model(source, mesh=compiled["mesh"], overrides=overrides)

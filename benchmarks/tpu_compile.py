@@ -2,20 +2,21 @@
 
     pip install "vit_jax[tpu]" && python benchmarks/tpu_compile.py
 
-Each row is `vit-jax compile` in a process of its own, whose compiler is libtpu's. A row is written
-when it is done, and a second run makes those that are missing; `--only TEXT` makes the rows whose
-name has the text, anew. `--markdown` prints the table of what there is.
+Makes the rows that are missing or stale (see `compile_rows`), the cheapest first, and the parts of
+docs/compile.md that they are in; `--only TEXT` those whose name has the text, `--anew` also those
+that are not stale, `--stale` says which they are, `--markdown` writes the page only.
 
 Models compute in bfloat16 on parameters in float32, with AdamW, blocks scanned. Mixup is off:
 when the first rows were made its shares took as long to compile as the model. The meshes are one
 sensible choice each, not the result of a search.
 """
 
+import sys
 from collections.abc import Iterator
 
 import compile_rows
+from compile_rows import Job, Row, Table
 
-RESULTS = compile_rows.ROOT / "benchmarks/results/tpu_compile.json"
 PLAIN = ("vit_b16_i1k", "objective.mixup_alpha=0.0")
 FULL, DOTS = "model.remat=full", "model.remat=dots_with_no_batch_dims_saveable"
 
@@ -42,7 +43,7 @@ MODELS = {
 }
 # Model, topology, mesh, images a step, what a block keeps for its backward pass; first one row of
 # each model and weak scaling (ViT-B/16 with 16 images a chip on 8, 64 and 256 chips).
-TABLE = (
+STEPS = (
     ("ViT-B/16", "v5e:2x2", "data=4", 256, ""),
     ("ViT-22B/14", "v5p:4x4x4", "fsdp=64", 1024, FULL),
     ("ViT-L/16", "v5e:16x16", "data=64,fsdp=4", 4096, ""),
@@ -76,31 +77,59 @@ TABLE = (
 )
 
 
-def jobs() -> Iterator[tuple[str, list[str], dict[str, str]]]:
-    """The name of each row, what `vit-jax compile` is given for it, and nothing else to keep."""
-    for model, topology, mesh, batch, remat in TABLE:
+EXAMPLE = "ViT-L/16 on v5e:16x16, data=64,fsdp=4"  # whose report the page shows
+SCALED = [f"ViT-B/16 on {where}" for where in ("v5e:2x4, data=8", "v5e:8x8, data=64")]
+SCALED += ["ViT-B/16 on v5e:16x16, data=256"]
+
+
+def jobs() -> Iterator[Job]:
+    """One of each row."""
+    for model, topology, mesh, batch, remat in STEPS:
         recipe, *changes = MODELS[model]
+        axes = {"data": "1"} | dict(part.split("=") for part in mesh.split(","))
         changes += [f"data.batch_size={batch}", *filter(None, [remat])]
-        where = ["--topology", topology, "--mesh", mesh]
-        overrides = [f"--config.{change}" for change in changes]
-        arguments = ["--config", f"configs/{recipe}.py", *where, *overrides]
-        yield f"{model} on {topology}, {mesh}", arguments, {}
+        changes += [f"mesh.{axis}={size}" for axis, size in axes.items()]
+        name = f"{model} on {topology}, {mesh}"
+        changes.append(f"tpu_topology={topology}")
+        yield Job(name, recipe, tuple(changes), printed=name == EXAMPLE)
 
 
-def main() -> None:
-    """Makes the rows that are missing, and prints all."""
-    args = compile_rows.options(__doc__.splitlines()[0])
-    if args.markdown:
-        rows = compile_rows.read(RESULTS)
-    else:
-        what = "train steps compiled for TPUs that are not there"
-        rows = compile_rows.make(RESULTS, what, jobs(), args.only)
-    print(compile_rows.HEADER)
-    order = [name for name, _, _ in jobs()]
-    for name in sorted(order, key=lambda name: list(MODELS).index(name.split(" on ")[0])):
-        if name in rows:
-            print(compile_rows.line(name, rows[name]))
+def lines(rows: dict[str, Row]) -> str:
+    """The table in markdown, model by model."""
+    names = sorted(
+        (job.name for job in jobs()), key=lambda name: list(MODELS).index(name.split(" on ")[0])
+    )
+    return compile_rows.lines((name, rows[name]) for name in names if name in rows)
 
+
+def scaling(rows: dict[str, Row]) -> str | None:
+    """The table of the sums of gradients on more and more chips."""
+    found = [
+        "| chips | all-reduces a step | bytes that go into them | sent a chip |",
+        "|---|---|---|---|",
+    ]
+    for name in SCALED:
+        if "collectives" not in rows.get(name, {}):
+            return None
+        chips, sums = rows[name]["devices"], rows[name]["collectives"]["all-reduce"]
+        given = sums["bytes"] / (2 * (chips - 1) / chips)
+        sent = f"{given / 1e6:.1f} MB | {sums['bytes'] / 1e6:.1f} MB"
+        found.append(f"| {chips} | {sums['count']} | {sent} |")
+    return "\n".join(found)
+
+
+def example(rows: dict[str, Row]) -> str | None:
+    """What the command prints for one of the rows."""
+    printed = rows.get(EXAMPLE, {}).get("printed")
+    return None if printed is None else f"```\n{printed.strip()}\n```"
+
+
+TABLE = Table(
+    compile_rows.ROOT / "benchmarks/results/tpu_compile.json",
+    "train steps compiled for TPUs that are not there",
+    list(jobs()),
+    {"large models": lines, "weak scaling": scaling, "example": example},
+)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(compile_rows.main(__doc__.splitlines()[0], TABLE))

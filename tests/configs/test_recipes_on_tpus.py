@@ -23,15 +23,20 @@ NAMED = {
 
 
 @pytest.fixture(scope="module")
-def benchmark():
+def compile_rows():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(markdown.ROOT / "benchmarks"))
-        yield importlib.import_module("tpu_recipes")
+        yield importlib.import_module("compile_rows")
 
 
 @pytest.fixture(scope="module")
-def rows(benchmark):
-    return importlib.import_module("compile_rows").read(benchmark.RESULTS)
+def table(compile_rows):
+    return importlib.import_module("tpu_recipes").TABLE
+
+
+@pytest.fixture(scope="module")
+def rows(compile_rows, table):
+    return compile_rows.read(table.results)
 
 
 def test_the_page_says_which_and_small_ones_name_none():
@@ -49,11 +54,11 @@ def test_sizes_are_usual_ones():
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_it_was_compiled_as_it_stands_and_fits(benchmark, rows, name):
+def test_it_was_compiled_as_it_stands_and_fits(compile_rows, rows, name):
     config = load_config(CONFIGS / f"{name}.py")
     row = rows.get(name)
     assert row is not None, "run benchmarks/tpu_recipes.py"
-    assert row["settings"] == benchmark.settings(config), "run benchmarks/tpu_recipes.py"
+    assert row["settings"] == compile_rows.settings(config), "run benchmarks/tpu_recipes.py"
     assert row["topology"] == config.tpu_topology and row["fits"]
     assert row["needed"] <= row["capacity"]
     assert (row["model"], row["batch"]) == (config.model.name, config.data.batch_size)
@@ -81,7 +86,7 @@ def test_there_are_no_rows_of_other_recipes(rows):
         ("data.workers=7", False),
     ],
 )
-def test_which_changes_ask_for_another_compilation(benchmark, override, shapes):
+def test_which_changes_ask_for_another_compilation(compile_rows, override, shapes):
     path = CONFIGS / "vit_b16_i1k.py"
-    before, after = (benchmark.settings(load_config(path, x)) for x in ([], [override]))
+    before, after = (compile_rows.settings(load_config(path, x)) for x in ([], [override]))
     assert (before != after) == shapes

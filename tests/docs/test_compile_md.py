@@ -1,22 +1,24 @@
 """docs/compile.md: its options are the command's, its table is that of the results."""
 
+import dataclasses
+import importlib
 import re
-import subprocess
-import sys
-from pathlib import Path
+import types
+
+import pytest
 
 from tests.docs import markdown
+from vit_jax.ahead.roofline import roofline
+from vit_jax.training import hardware
 from vit_jax.training.tpu_slices import TOPOLOGIES
 
 PAGE = "docs/compile.md"
-ROOT = Path(__file__).parents[2]
 
 
 def test_options_are_those_of_the_command(call):
     help_text = call("compile", "--help")[1]
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", markdown.text(PAGE))) - {
-        "--only",
-        "--markdown",
+        *("--only", "--anew", "--stale", "--markdown"),  # of the benchmarks
     }
     offered = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", help_text)) - {"--help"}
     assert named == offered
@@ -30,7 +32,28 @@ def test_topologies_are_those_that_there_are():
         assert shape in TOPOLOGIES[kind]
 
 
-def test_the_table_is_that_of_the_results():
-    command = [sys.executable, "benchmarks/tpu_compile.py", "--markdown"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert printed.strip() in markdown.text(PAGE)
+@pytest.fixture(scope="module")
+def compile_rows():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(markdown.ROOT / "benchmarks"))
+        yield importlib.import_module("compile_rows")
+
+
+@pytest.fixture(scope="module", params=["tpu_compile", "tpu_recipes"])
+def table(request, compile_rows):
+    return importlib.import_module(request.param).TABLE
+
+
+def test_the_tables_are_those_of_the_results(compile_rows, table):
+    """As the command writes them, with `--markdown`."""
+    text = markdown.text(PAGE)
+    assert compile_rows.page(text, table, compile_rows.read(table.results)) == text
+
+
+def test_least_times_are_of_the_rates_that_are_published_now(compile_rows, table):
+    for name, row in compile_rows.read(table.results).items():
+        if row.get("fits"):
+            chip = hardware.chip(types.SimpleNamespace(device_kind=row["device_kind"]))
+            numbers = (row[key] for key in ("flops", "bytes_accessed", "sent", "model_flops"))
+            found = dataclasses.asdict(roofline(chip, *numbers))
+            assert found == {key: row["roofline"][key] for key in found}, name

@@ -9,6 +9,10 @@ from vit_jax.ahead.collectives import KINDS, Collective
 from vit_jax.ahead.roofline import Roofline
 from vit_jax.ahead.text import as_text
 
+# Goes up with every change after which the same program counts differently: a report for programs
+# has it, so that results that are kept are known to be of an older one.
+ANALYSIS = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
@@ -122,7 +126,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything in dicts, lists, numbers and strings."""
-        found = dataclasses.asdict(self)
+        found = {"analysis": ANALYSIS, **dataclasses.asdict(self)}
         if self.memory is not None:
             found["memory"]["total"] = self.memory.total
             found["sent"] = self.sent
