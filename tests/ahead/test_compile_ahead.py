@@ -99,6 +99,7 @@ def test_lines_fit_a_terminal(scanned):
     lines = str(dataclasses.replace(scanned, largest=(sent,), notes=("words " * 40,))).splitlines()
     assert max(map(len, lines)) <= 80
     assert "bf16[1,768,3,12,64] and 2 more among 256" in "".join(lines)
+    assert f"{'':12}  backward of a.part.of.the.model/a.part.of.the.model" in lines
     words = " ".join(lines).split()
     assert words.count("words") == 40
 

@@ -130,8 +130,13 @@ def _roofline_lines(report: "Report") -> list[Line]:
 def _where(op_name: str) -> str:
     """The end of a path through the traced function, which is what tells layers apart."""
     parts = [part for part in op_name.split("/") if part not in ("while", "body", "closed_call")]
+    if parts == [""]:
+        return "(the compiler does not say where)"
     backward = "backward of " if any("transpose" in part for part in parts) else ""
-    return backward + "/".join(parts[-4:]) if parts != [""] else "(the compiler does not say where)"
+    parts = parts[-4:]
+    while len(parts) > 1 and len(f"  {backward}{'/'.join(parts)}") > _TEXT:
+        parts = parts[1:]
+    return backward + "/".join(parts)
 
 
 def _flops_text(count: float) -> str:
