@@ -147,6 +147,53 @@ def test_bytes_are_those_that_go_into_or_out_of_main_memory(what, lines, accesse
     assert bytes_accessed(parse(PROGRAM.format(lines=lines))) == accessed, what
 
 
+IN_PARTS = """
+%start (p0: bf16[8,16]) -> (bf16[8,16], bf16[32,16], u32[]) {
+  %p0 = bf16[8,16]{1,0:T(8,128)(2,1)} parameter(0)
+  %gather.1 = bf16[32,16]{1,0:T(8,128)(2,1)} all-gather(%p0), channel_id=7, replica_groups=[1,4]<=[4]
+  ROOT %begun = (bf16[8,16]{1,0:T(8,128)(2,1)}, bf16[32,16]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) custom-call(%gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%between (p1: bf16[8,16], p2: bf16[32,16], p3: u32[], p4: f32[64]) -> (f32[64], bf16[8,16], bf16[32,16], bf16[32,16], u32[]) {
+  %p4 = f32[64]{0:T(128)} parameter(3)
+  %twice = f32[64]{0:T(128)} add(%p4, %p4)
+  %p1 = bf16[8,16]{1,0:T(8,128)(2,1)} parameter(0)
+  %p2 = bf16[32,16]{1,0:T(8,128)(2,1)} parameter(1)
+  %gather.2 = bf16[32,16]{1,0:T(8,128)(2,1)} all-gather(%p1), channel_id=7, replica_groups=[1,4]<=[4]
+  %p3 = u32[]{:S(2)} parameter(2)
+  ROOT %out = (f32[64]{0:T(128)}, bf16[8,16]{1,0:T(8,128)(2,1)}, bf16[32,16]{1,0:T(8,128)(2,1)}, bf16[32,16]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) tuple(%twice, %p1, %p2, %gather.2, %p3)
+}
+
+%done (p5: bf16[8,16], p6: bf16[32,16], p7: u32[]) -> bf16[32,16] {
+  %p5 = bf16[8,16]{1,0:T(8,128)(2,1)} parameter(0)
+  %p6 = bf16[32,16]{1,0:T(8,128)(2,1)} parameter(1)
+  %gather.3 = bf16[32,16]{1,0:T(8,128)(2,1)} all-gather(%p5), channel_id=7, replica_groups=[1,4]<=[4]
+  %p7 = u32[]{:S(2)} parameter(2)
+  ROOT %ended = bf16[32,16]{1,0:T(8,128)(2,1)} custom-call(%p5, %p6, %gather.3, %p7), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (w: bf16[8,16], x: f32[64]) -> bf16[32,16] {
+  %w = bf16[8,16]{1,0:T(8,128)(2,1)} parameter(0)
+  %x = f32[64]{0:T(128)} parameter(1)
+  %a = (bf16[8,16]{1,0:T(8,128)(2,1)}, bf16[32,16]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) fusion(%w), kind=kCustom, calls=%start
+  %given = bf16[8,16]{1,0:T(8,128)(2,1)} get-tuple-element(%a), index=0
+  %made = bf16[32,16]{1,0:T(8,128)(2,1)} get-tuple-element(%a), index=1
+  %flag = u32[]{:S(2)} get-tuple-element(%a), index=2
+  %b = (f32[64]{0:T(128)}, bf16[8,16]{1,0:T(8,128)(2,1)}, bf16[32,16]{1,0:T(8,128)(2,1)}, bf16[32,16]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) fusion(%given, %made, %flag, %x), kind=kCustom, calls=%between
+  %given.1 = bf16[8,16]{1,0:T(8,128)(2,1)} get-tuple-element(%b), index=1
+  %made.1 = bf16[32,16]{1,0:T(8,128)(2,1)} get-tuple-element(%b), index=2
+  %flag.1 = u32[]{:S(2)} get-tuple-element(%b), index=4
+  ROOT %c = bf16[32,16]{1,0:T(8,128)(2,1)} fusion(%given.1, %made.1, %flag.1), kind=kCustom, calls=%done
+}
+"""  # noqa: E501, as the compiler writes it
+
+
+def test_a_collective_in_parts_reads_and_writes_once():
+    """A gather that is begun, driven on beside other work, and waited for, all in main memory."""
+    gathered, beside = 2 * (8 * 16 + 32 * 16), 2 * 4 * 64
+    assert bytes_accessed(parse(IN_PARTS)) == gathered + beside
+
+
 def test_a_scan_over_stacked_weights_reads_each_once():
     """Weights and input go into the chip, nothing comes out but a number."""
     pytest.importorskip("libtpu", reason="the compiler of TPUs is not installed")

@@ -1,9 +1,11 @@
 """What a compiled program reads and writes in the main memory of a device.
 
 What stays inside of a fusion does not leave the chip, and what XLA keeps in a TPU's vector memory
-does not either. A fusion that takes a slice of an array reads the slice.
+does not either. A fusion that takes a slice of an array reads the slice. A collective that several
+fusions drive on counts in the one that begins it; the others pass on where its arrays are.
 """
 
+from vit_jax.ahead.collectives import KINDS
 from vit_jax.ahead.hlo import Array, Computation, Instruction, Program, called_names
 
 # They name, join or hold what is in memory already, or count where they are carried out.
@@ -38,9 +40,9 @@ def _bytes(program: Program, computation: Computation, instruction: Instruction)
         return _in_memory(read[1]) + _part_in_memory(read[1], written)
     if opcode in _SLICES:
         return _part_in_memory(written, read[0]) + _in_memory(written)
-    inside = [program.computations[name] for name in called_names(instruction)]
-    if opcode == "fusion" and inside:
-        return _fusion_bytes(program, inside[0], read, written)
+    if opcode == "fusion":
+        inside = program.computations[called_names(instruction)[0]]
+        return _fusion_bytes(program, inside, read, written)
     return sum(map(_in_memory, read)) + _in_memory(written)
 
 
@@ -52,6 +54,8 @@ def _results_of(instruction: Instruction) -> tuple[Array, ...]:
     """
     if instruction.opcode == "send":  # its result is what it was given
         return ()
+    if instruction.opcode == "recv":  # (what it receives, a flag, a token)
+        return instruction.elements[0]
     if not instruction.opcode.endswith("-start") or instruction.opcode == "all-reduce-start":
         return instruction.arrays
     return instruction.elements[0 if instruction.opcode == "copy-start" else 1]
@@ -64,18 +68,42 @@ def _fusion_bytes(
     written: tuple[Array, ...],
 ) -> float:
     """Of a fusion: what it only takes a slice of counts as that, what it updates as the update."""
-    total = 0.0
+    target = _target(inside.instructions[inside.root])
+    if target == "AsyncCollectiveDone":
+        return 0.0
+    if target == "AsyncCollectiveStart":  # its result: what it is given, what it makes, flags
+        return sum(map(_in_memory, read)) + _in_memory(written[len(read) :])
+    held, total = _passed_on(inside), 0.0
     for place, arrays in enumerate(read):
         if all(array.space == 0 for array in arrays):
             size = sum(array.bytes for array in arrays)
-            total += min(size, _read(program, inside, place, size))
-    for root, array in zip(_results(program, inside), written):
+            total += min(size, _read(program, inside, place, size, held))
+    for root, array in zip(_results(program, inside, held), written):
         if array.space == 0:
             total += min(array.bytes, root)
     return total
 
 
-def _read(program: Program, inside: Computation, place: int, whole: float) -> float:
+def _passed_on(inside: Computation) -> frozenset[str]:
+    """Results of a fusion that it neither reads nor writes: what it is given, and a collective's.
+
+    The collective is one that other fusions begin and end, on arrays that are among those.
+    """
+    root = inside.instructions[inside.root]
+    if root.opcode != "tuple":
+        return frozenset()
+    results = [inside.instructions[name] for name in root.operands]
+    given = {x.name for x in results if x.opcode == "parameter"}
+    return frozenset(given | {x.name for x in results if given and x.opcode in KINDS})
+
+
+def _read(
+    program: Program,
+    inside: Computation,
+    place: int,
+    whole: float,
+    held: frozenset[str] = frozenset(),
+) -> float:
     """Bytes that a fusion reads of its parameter number `place`, which has `whole`."""
     instructions = inside.instructions.values()
     pending = [x.name for x in instructions if x.opcode == "parameter" and x.inside == str(place)]
@@ -84,6 +112,8 @@ def _read(program: Program, inside: Computation, place: int, whole: float) -> fl
         name = pending.pop()
         for user in (x for x in instructions if name in x.operands):
             first = user.operands[0] == name
+            if user.name in held or (user.name == inside.root and name in held):
+                continue
             if user.opcode in _SLICES and first:
                 total += sum(array.bytes for array in user.arrays)
             elif user.opcode == "dynamic-update-slice" and first:
@@ -102,11 +132,16 @@ def _read(program: Program, inside: Computation, place: int, whole: float) -> fl
     return total
 
 
-def _results(program: Program, inside: Computation) -> list[float]:
+def _results(
+    program: Program, inside: Computation, held: frozenset[str] = frozenset()
+) -> list[float]:
     """Bytes that a fusion writes of each of its results."""
     root = inside.instructions[inside.root]
     names = root.operands if root.opcode == "tuple" else (root.name,)
-    return [_written(program, inside, inside.instructions[name]) for name in names]
+    return [
+        0.0 if name in held else _written(program, inside, inside.instructions[name])
+        for name in names
+    ]
 
 
 def _written(program: Program, inside: Computation, root: Instruction) -> float:
