@@ -16,10 +16,10 @@ from collections.abc import Iterator
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import compile_rows
-import machine
 import tpu_recipes
 
 import vit_jax
+from vit_jax.measure import machine
 
 RESULTS = compile_rows.ROOT / "benchmarks/results/inspect_tpu.json"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "vit_jax")
