@@ -31,7 +31,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs/compile.md"
 EARLIER = (
     "A dash stands where a row is of an earlier version of the analysis, which counted too many "
-    "bytes; the rest of it holds."
+    "bytes, and of the step as it was then."
 )
 HEADER = (
     "| train step | parameters | batch | memory a chip | TFLOPs a chip (over the model's) | "
