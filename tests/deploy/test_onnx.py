@@ -13,9 +13,9 @@ import pytest
 from tests.deploy import samples
 from tests.inference import tiny
 from vit_jax.convert import folder
-from vit_jax.deploy import onnx_file
+from vit_jax.deploy import onnx_file, onnx_worker
 from vit_jax.deploy.export import export_program
-from vit_jax.deploy.program import Options
+from vit_jax.deploy.program import Options, build
 from vit_jax.errors import UserError
 
 LIBRARIES = all(importlib.util.find_spec(name) for name in onnx_file.NEEDED)
@@ -117,6 +117,34 @@ def test_large_weights_lie_beside_the_program(tmp_path, monkeypatch):
     expected = samples.said(model, images)
     limit = 16 * samples.EPS * np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+
+
+@needs
+@pytest.mark.parametrize("factor, expected", [(1, 0), (2, 0.5), (np.nan, np.nan)])
+def test_what_differs_is_measured(tmp_path, factor, expected):
+    """A program that gives its pictures back, beside a model that multiplies them."""
+    import onnx
+
+    program = build(tiny.vit(), Options())
+    program = dataclasses.replace(program, function=lambda params, pictures: factor * pictures)
+    shape = ["batch", *program.pictures(1).shape[1:]]
+    given, out = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name in ("images", "logits")
+    )
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["images"], ["logits"])], "same", [given], [out]
+    )
+    opset = onnx.helper.make_opsetid("", onnx_worker.OPSET)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset]), tmp_path / "model.onnx")
+    found = onnx_worker._difference(program, tmp_path / "model.onnx")
+    np.testing.assert_equal(found, expected)
+
+
+def test_what_differs_from_zeros_is_measured():
+    zeros = np.zeros((2, 3), np.float32)
+    assert onnx_worker._apart(zeros, zeros) == 0
+    assert onnx_worker._apart(zeros + 3, zeros) == 3
 
 
 @needs
