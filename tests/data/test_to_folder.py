@@ -84,6 +84,21 @@ def test_bad_requests(tmp_path, options, message):
         data.write_folder(Pictures(), tmp_path, **options)
 
 
+def test_a_class_written_twice_is_written_once(tmp_path):
+    files = data.write_folder(Pictures(), tmp_path, classes=["cow", "cow"])
+    assert names(files, tmp_path) == ["cow/00005.jpeg"]
+
+
+@pytest.mark.parametrize("name", ["/a/abbey", "a/abbey", "..", ".a", "a\\b", ""])
+def test_a_class_that_is_no_folder(tmp_path, name):
+    """Of SUN397 all are paths."""
+    source = Pictures()
+    source.class_names = ("ant", "bee", name)
+    with pytest.raises(UserError, match=r"class '.*' cannot be a folder of its own"):
+        data.write_folder(source, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_no_picture_is_named(tmp_path):
     source = Pictures()
     source.images[2] = b"no picture"

@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vit_jax import naming
-from vit_jax.data.decode import FORMATS, DecodeError
+from vit_jax.data.decode import FORMATS, DecodeError, to_image
 from vit_jax.data.sources import Example, Source
 from vit_jax.errors import UserError
 
@@ -42,12 +42,14 @@ def write_folder(
       The files, in the order of the source.
 
     Raises:
-      UserError: an unknown class, fewer than one a class, or a folder that is there already or
-        cannot be written.
+      UserError: an unknown class, or one whose name is no folder's; fewer than one a class; or a
+        folder that is there already or cannot be written.
       DecodeError: an image that is of no format that is read here; names the example.
     """
-    chosen = tuple(source.class_names if classes is None else classes)
+    chosen = tuple(dict.fromkeys(source.class_names if classes is None else classes))
     naming.check_known("class", chosen, source.class_names)
+    for name in chosen:
+        _check_folder_name(name)
     if per_class is not None and per_class < 1:
         raise UserError(f"per_class is {per_class}: expected 1 or more, or None for all")
     folder = Path(folder)
@@ -61,6 +63,15 @@ def write_folder(
         if isinstance(error, UserError):
             raise
         raise UserError(f"cannot write {folder}: {error}") from error
+
+
+def _check_folder_name(name: str) -> None:
+    """Raises UserError for a class that would be written elsewhere, or deeper, than it is read."""
+    if not name or name.startswith(".") or set(name) & {"/", "\\", "\0"}:
+        raise UserError(
+            f"class {name!r} cannot be a folder of its own: choose classes whose names are not "
+            "empty, have no slash and do not begin with a dot"
+        )
 
 
 def _written(
@@ -87,7 +98,7 @@ def _encoded(example: Example) -> tuple[bytes, str]:
     if not isinstance(image, np.ndarray):
         return image, _ending(image, example["name"])
     file = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")
+    to_image(image).save(file, "PNG")
     return file.getvalue(), "png"
 
 
