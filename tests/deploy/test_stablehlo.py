@@ -257,7 +257,9 @@ def test_what_cannot_be_run(tmp_path):
     for changed, message in (
         ({**content, "program": "onnx"}, "onnxruntime those of --format onnx"),
         ({**content, "format": 7}, "has format 7, expected 1"),
-        ({k: v for k, v in content.items() if k != "input"}, "input is missing there"),
+        ({k: v for k, v in content.items() if k != "input"}, "damaged: input is missing"),
+        ({**content, "file": 7, "class_names": "all"}, "damaged: file, class_names is missing or"),
+        ({**content, "output": {"name": "logits", "dtype": "float32"}}, "output.shape is missing"),
     ):
         (folder / "model.json").write_text(json.dumps(changed))
         with pytest.raises(UserError, match=message):

@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 FILE = "model.json"
 VERSION = 1
 LIBRARIES = ("vit_jax", "jax", "jaxlib", "flax", "numpy")
-KEYS = ("program", "file", "input", "output", "preprocessing", "class_names", "dtype")
+KEYS = {
+    "program": str,
+    "file": str,
+    "input": dict,
+    "output": dict,
+    "preprocessing": dict,
+    "class_names": list | None,
+    "dtype": str,
+}
+PARTS = ("name", "shape", "dtype")  # of input and output
 INPUT = "images"
 
 
@@ -106,7 +115,16 @@ def read(folder: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} has format {found.get('format')!r}, expected {VERSION}: it was written by "
             "another version of vit_jax"
         )
-    missing = [key for key in KEYS if key not in found]
-    if missing:
-        raise UserError(f"{path} is damaged: {', '.join(missing)} is missing there")
+    wrong = [key for key, kind in KEYS.items() if not isinstance(found.get(key, ...), kind)]
+    wrong += [
+        f"{key}.{part}"
+        for key in ("input", "output")
+        if key not in wrong
+        for part in PARTS
+        if part not in found[key]
+    ]
+    if wrong:
+        raise UserError(
+            f"{path} is damaged: {', '.join(wrong)} is missing or of another type: export it again"
+        )
     return found
