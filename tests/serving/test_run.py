@@ -1,12 +1,15 @@
 """What is said of bad arguments, before anything is compiled."""
 
+import asyncio
 import builtins
 import socket
 
 import pytest
 
+import vit_jax
 from tests.inference import tiny
 from vit_jax.convert import folder
+from vit_jax.errors import UserError
 from vit_jax.serving.run import _names, _url, listen
 
 
@@ -65,6 +68,14 @@ def test_a_missing_framework(call, model, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     code, _, errors = call("serve", model)
     assert code == 2 and 'pip install "vit_jax[serve]"' in errors
+
+
+def test_in_a_notebook(model):
+    async def cell():
+        vit_jax.serve(model, port=0)
+
+    with pytest.raises(UserError, match=r"event loop runs here already.*from a thread"):
+        asyncio.run(cell())
 
 
 def test_names_of_a_server_that_only_this_machine_reaches():

@@ -1,5 +1,6 @@
 """Opens the model and the port, and serves until it is told to stop."""
 
+import asyncio
 import copy
 import errno
 import ipaddress
@@ -69,10 +70,12 @@ def serve(
 
     Raises:
         UserError: a number out of range; the address or port cannot be had; a model with neither
-            classes nor attention; Starlette or uvicorn is not installed; see `open_model`.
+            classes nor attention; Starlette or uvicorn is not installed; an event loop runs here
+            already, as in a notebook; see `open_model`.
     """
     ranges.check({"port": port, "top_k": top_k, "batch_size": batch_size}, RANGES)
     limits = Limits.of(max_upload_mb, max_pixels)
+    _check_no_loop()
     uvicorn = _framework()
     with listen(host, port) as listening:
         engine = Engine(opened(source, report, options), top_k, batch_size)
@@ -121,6 +124,18 @@ def _run(
     server = uvicorn.Server(config)
     with StopSignals() as stop:
         server.run(sockets=[listening])
+
+
+def _check_no_loop() -> None:
+    """Raises UserError where asyncio would refuse to run the server's loop, after compiling."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise UserError(
+        "an event loop runs here already, as in a notebook, and the server needs one of its own: "
+        "call it from a thread, or start vit-jax serve in a terminal"
+    )
 
 
 def _names(host: str, listening: socket.socket) -> list[str] | None:
