@@ -7,7 +7,8 @@
 | `POST /api/predict` | what it says of a picture; `?attention=true` with the maps |
 | `GET /healthz` | that the server runs |
 
-Errors are JSON, `{"error": a sentence}`.
+Errors are JSON, `{"error": a sentence}`; only what calls the server by a wrong name, or speaks no
+HTTP, gets plain text.
 """
 
 import contextlib
