@@ -31,7 +31,11 @@ GCS = ["gcsfs>=2026.9", "google-cloud-storage>=3.0"]
 S3 = ["s3fs>=2026.9"]
 PARQUET = ["pyarrow>=20"]
 VISUALIZE = ["matplotlib>=3.9"]
-SERVE = ["python-multipart>=0.0.20", "starlette>=1.0", "uvicorn>=0.35"]
+SERVE = [
+    "python-multipart>=0.0.20",
+    "starlette>=1.8",  # before, [::1] is no host
+    "uvicorn>=0.35",
+]
 # Later ones of jax2onnx ask for an orbax-checkpoint older than ours, which they do not use.
 ONNX = ["jax2onnx>=0.12.5", "onnx>=1.20", "onnxruntime>=1.24"]
 DOCS = [

@@ -15,7 +15,7 @@ from vit_jax.serving.app import build_app
 from vit_jax.serving.asking import Asking
 from vit_jax.serving.engine import Engine
 from vit_jax.serving.limits import Limits
-from vit_jax.serving.run import listen
+from vit_jax.serving.run import _names, _url, listen
 
 SECONDS = 120  # until a server has started, on a machine that does other things too
 
@@ -94,21 +94,20 @@ class Gated:
 
 
 @contextlib.contextmanager
-def inside(model, limits=None, gated=False, batch_size=4):
+def inside(model, limits=None, gated=False, batch_size=4, host="127.0.0.1"):
     """Serves `model` from a thread; yields the address and the engine."""
     engine = Engine(model, 5, batch_size)
     engine.compile()
     engine = Gated(engine) if gated else engine
     limits = limits or Limits.of(4, 1_000_000)
-    listening = listen("127.0.0.1", 0)
-    config = uvicorn.Config(
-        build_app(Asking(engine, limits), 5), ws="none", http="h11", lifespan="on", log_config=None
-    )
+    listening = listen(host, 0)
+    app = build_app(Asking(engine, limits), 5, _names(host, listening))
+    config = uvicorn.Config(app, ws="none", http="h11", lifespan="on", log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}", engine
+        yield _url(listening), engine
     finally:
         if gated:
             engine.gate.set()
@@ -120,7 +119,7 @@ def inside(model, limits=None, gated=False, batch_size=4):
 def begun_upload(url, length=1000, sent=b"half"):
     """A request whose body has begun and does not go on; yields its socket."""
     host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as connection:
+    with socket.create_connection((host, int(port)), SECONDS) as connection:
         head = (
             f"POST /api/predict HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: {length}\r\n\r\n"
         )

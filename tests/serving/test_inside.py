@@ -4,6 +4,7 @@ import base64
 import concurrent.futures
 import dataclasses
 import io
+import socket
 import tempfile
 import threading
 
@@ -71,6 +72,24 @@ def test_too_many_are_told_to_come_back():
             second.sendall(PICTURE[9:])
             assert second.recv(100).startswith(b"HTTP/1.1 200")
         server.eventually(lambda: ask(url).status_code == 200)
+
+
+@pytest.mark.parametrize("host", ["::1", "localhost"])
+def test_it_is_reached_by_the_address_that_it_says(host):
+    if host == "::1" and not _has_ipv6():
+        pytest.skip("no IPv6 on this machine")
+    with server.inside(tiny.vit(), host=host) as (url, _):
+        assert ask(url).status_code == 200
+        other = requests.get(url, headers={"Host": "evil.example"}, timeout=server.SECONDS)
+        assert other.status_code == 400
+
+
+def _has_ipv6():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_an_upload_that_does_not_arrive():
