@@ -118,7 +118,7 @@ function thumbnail({ name, patches }, index, checked) {
   return label;
 }
 
-async function showAttention(answer) {
+async function showAttention(answer, turn) {
   at("attention").hidden = !answer.attention;
   if (!answer.attention) {
     shown = null;
@@ -127,6 +127,7 @@ async function showAttention(answer) {
   const picture = new Image();
   picture.src = answer.picture;
   await picture.decode();
+  if (turn !== latest) return; // another picture was chosen meanwhile
   const before = document.querySelector("#maps input:checked");
   const chosen = before ? Number(before.value) : 0;
   shown = { picture, attention: answer.attention };
@@ -192,8 +193,8 @@ async function send(file) {
   if (turn !== latest) return;
   if (!response.ok) return fail(answer.error);
   showClasses(answer.classes);
-  await showAttention(answer);
-  at("status").textContent = `This is what the model says of ${file.name}.`;
+  await showAttention(answer, turn);
+  if (turn === latest) at("status").textContent = `This is what the model says of ${file.name}.`;
 }
 
 function listen() {
