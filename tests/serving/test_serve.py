@@ -150,7 +150,7 @@ def test_an_endless_upload_is_cut(running):
     host, port = running.url.removeprefix("http://").split(":")
     piece, sent, before = bytes(65536), 0, running.peak_memory()
     head = f"POST /api/predict HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n"
-    with socket.create_connection((host, int(port))) as connection:
+    with socket.create_connection((host, int(port)), server.SECONDS) as connection:
         connection.sendall(head.encode())
         while not select.select([connection], [], [], 0)[0]:
             assert sent < 50 * MOST
