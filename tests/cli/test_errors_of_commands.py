@@ -54,9 +54,11 @@ COMMANDS = [
     Command("confusion {MODEL} --data digits", SOME),
     Command("calibration {MODEL} --data digits", SOME),
     Command("benchmark {MODEL}", SOME),
+    Command("serve {MODEL} --port 0", SOME),
     Command("knn --config {CONFIG}"),
     Command("knn --config {CONFIG} --config.init_from={MODEL}", SOME),
     Command("compile --config {CONFIG} --platform cpu"),
+    Command("inspect {CONFIG}"),
     Command("tpu train name --config {CONFIG} --workdir gs://bucket/run --dry-run", UNREAD),
 ]
 
