@@ -185,6 +185,7 @@ def test_maps_are_those_of_visualize(name):
     engine, image = Engine(model, 5, 3), prepared(model)
     *_, answer = engine([np.zeros_like(image), image], [False, True])
     mean, *heads, rolled = engine.maps(answer.looked)
+    assert [x.ndim for x in answer.looked] == [2, 1]  # what waits grows with no square
     module = visualize.plain_encoder(model.module, "attention")
     seen = visualize.intermediates(module, model.params, image[None], ("attention", "features"))
     weights, prefix = seen.attention[:, 0], module.num_prefix_tokens

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.convert.folder import Model
@@ -21,7 +22,6 @@ from vit_jax.models.swin import SwinTransformer
 from vit_jax.models.vit import VisionTransformer, pair
 from vit_jax.visualize import attention, seen
 from vit_jax.visualize.query import Query, query_of, whole
-from vit_jax.visualize.rollout import rollout
 
 
 class Looked(NamedTuple):
@@ -29,11 +29,11 @@ class Looked(NamedTuple):
 
     Attributes:
         shares: of each head, to each token `(h, k)`.
-        mixing: the mean over the heads of each layer's weights `(depth, n, n)`.
+        rolled: of the output as a whole, through all layers, to each token `(n,)`.
     """
 
     shares: np.ndarray
-    mixing: np.ndarray
+    rolled: np.ndarray
 
 
 class Answer(NamedTuple):
@@ -125,12 +125,10 @@ class Engine:
         grid = self.encoder.grid()
         heads = attention.on_grid(looked.shares, grid, self.query.prefix)
         prefix = self.encoder.num_prefix_tokens
-        mixed = rollout(looked.mixing[:, None])  # of one head, the mean
-        row = attention.queries(mixed, prefix, self.encoder.class_token)
         return [
             NamedMap("mean of heads", heads.mean()),
             *(NamedMap(f"head {i}", heads[i]) for i in range(len(heads.patches))),
-            NamedMap("rollout", attention.on_grid(row, grid, prefix)),
+            NamedMap("rollout", attention.on_grid(looked.rolled, grid, prefix)),
         ]
 
     def whose(self) -> dict[str, Any]:
@@ -150,8 +148,29 @@ def _looked(query: Query, module: Any, variables: Any, images: jax.Array) -> Loo
     """`Looked` of a batch, with the batch as first axis."""
     captures = tuple({*query.captures, "attention"})
     _, found = module.apply(variables, images, capture=captures)
-    mixing = seen.widened(found.attention).mean(axis=2).swapaxes(0, 1)
-    return Looked(seen.widened(query.shares(module, variables["params"], found)), mixing)
+    rolled = _rolled(seen.widened(found.attention), module.num_prefix_tokens, module.class_token)
+    return Looked(seen.widened(query.shares(module, variables["params"], found)), rolled)
+
+
+def _rolled(weights: jax.Array, prefix: int, class_token: bool) -> jax.Array:
+    """What is asked of `visualize.rollout`, `(b, n)`, without the rest of it.
+
+    A row times a matrix at a time, from the last layer to the first: pictures that wait for their
+    answer hold n numbers each, and not all layers' matrices. Rows of attention sum to one, so none
+    is divided by its sum.
+
+    Args:
+        weights: of the layers `(depth, b, h, n, n)`.
+        prefix: see `attention.queries`.
+        class_token: see there.
+    """
+    depth, b, _, n, _ = weights.shape
+    rows = jnp.broadcast_to(attention.queries(jnp.eye(n), prefix, class_token), (b, n))
+    for layer in reversed(range(depth)):
+        mixing = weights[layer].mean(axis=1)
+        passed = jnp.einsum("bn,bnk->bk", rows, mixing, precision="highest")
+        rows = 0.5 * passed + 0.5 * rows
+    return rows
 
 
 def why_no_attention(module: PlainModule) -> str | None:
