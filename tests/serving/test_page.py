@@ -12,6 +12,7 @@ from playwright.sync_api import expect, sync_playwright
 from tests.data.pictures import encode, natural
 from tests.inference import tiny
 from tests.serving import server
+from tests.serving.bombs import bomb
 from vit_jax.serving.limits import Limits
 
 CHROMIUM = shutil.which("chromium")
@@ -141,6 +142,7 @@ def test_a_bad_upload_shows_its_sentence_and_a_good_one_follows(visit, served):
         (bytes(700_000), "The file photo.png has 0.7 MB: choose a picture of at most 0.5 MB."),
         (encode(natural(300, 400))[:-5000], "Cannot decode the picture: "),
         (encode(np.zeros((1001, 1000, 3), np.uint8)), "send one of at most 1.0 million pixels."),
+        (bomb(), "10,000 x 10,000 pixels, 100.0 million: send one of at most 1.0 million pixels."),
     ):
         upload(page, data)
         expect(error).to_contain_text(words)

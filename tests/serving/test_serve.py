@@ -1,7 +1,6 @@
 """`vit-jax serve` as a process of its own: its answers, and what it does with bad uploads."""
 
 import concurrent.futures
-import io
 import re
 import select
 import signal
@@ -17,6 +16,7 @@ import vit_jax
 from tests.data.pictures import encode, natural
 from tests.inference import tiny
 from tests.serving import server
+from tests.serving.bombs import bomb
 from vit_jax.convert import folder
 
 MOST = 1_000_000  # bytes of an upload
@@ -89,13 +89,6 @@ def test_fifty_at_once(running, pictures, expected):
         for path, answer in pool.map(ask, range(50)):
             assert answer.status_code == 200, answer.text
             assert answer.json()["classes"] == expected[path]
-
-
-def bomb():
-    """A PNG of 100 megapixels in a few kilobytes."""
-    file = io.BytesIO()
-    Image.new("1", (10_000, 10_000)).save(file, "PNG")
-    return file.getvalue()
 
 
 BAD = {
