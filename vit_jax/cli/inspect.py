@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from vit_jax import printing
 from vit_jax.cli import arguments as common
 from vit_jax.errors import UserError
 
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         overrides=overrides,
         report=_progress,
     )
-    print(found.to_json() if arguments.json else found)
+    printing.write(found.to_json() if arguments.json else str(found), sys.stdout)
     return 0
 
 

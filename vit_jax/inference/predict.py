@@ -1,11 +1,9 @@
 """What pictures show: the most probable classes of each."""
 
-import contextlib
 import dataclasses
 import functools
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax import printing
 from vit_jax.convert.folder import Model
 from vit_jax.errors import UserError
 from vit_jax.inference.forward import Forward
@@ -22,7 +21,6 @@ from vit_jax.inference.images import Place, find_pictures
 from vit_jax.models.mae import MaskedAutoencoder
 from vit_jax.training.trained import open_model
 
-WIDTH = 80  # of a terminal that does not say it
 PROBABILITIES = {"softmax": functools.partial(jax.nn.softmax, axis=-1), "sigmoid": jax.nn.sigmoid}
 
 
@@ -200,22 +198,12 @@ def show(found: Iterator[Prediction], as_json: bool, output: TextIO | None = Non
         output: where to; None is standard output.
     """
     output = sys.stdout if output is None else output
-    width = shutil.get_terminal_size((WIDTH, 0)).columns if output.isatty() else None
+    width = printing.columns(output)
     text = json_line if as_json else functools.partial(table, width=width)
-    with reader_may_stop(output):
+    with printing.reader_may_stop(output):
         for prediction in found:
-            output.write(encodable(text(prediction), output) + "\n")
+            output.write(printing.encodable(text(prediction), output) + "\n")
             output.flush()
-
-
-@contextlib.contextmanager
-def reader_may_stop(output: TextIO) -> Iterator[None]:
-    """Writing ends without an error where whoever reads has stopped."""
-    try:
-        yield
-    except BrokenPipeError:
-        # Else Python would complain as it ends, when it writes what is left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
 
 
 def json_line(prediction: Prediction) -> str:
@@ -232,28 +220,10 @@ def table(prediction: Prediction, width: int | None = None) -> str:
         width: columns that there are; None: lines are as long as they come.
     """
     digits = max(len(str(guess.index)) for guess in prediction.guesses)
-    lines = [_shortened(_printable(os.fspath(prediction.path)), width, at_end=False)]
+    path = printing.printable(os.fspath(prediction.path))
+    lines = [printing.shortened(path, width, at_end=False)]
     for guess in prediction.guesses:
         line = f"  {100 * guess.probability:6.2f} %  {guess.index:{digits}}"
-        name = "" if guess.name is None else f"  {_printable(guess.name)}"
-        lines.append(_shortened(line + name, width))
+        name = "" if guess.name is None else f"  {printing.printable(guess.name)}"
+        lines.append(printing.shortened(line + name, width))
     return "\n".join(lines)
-
-
-def _printable(text: str) -> str:
-    """Text from elsewhere without what would move a terminal's cursor."""
-    return "".join(x if x.isprintable() else "?" for x in text)
-
-
-def _shortened(text: str, width: int | None, at_end: bool = True) -> str:
-    """At most `width` characters of a text, with dots where the rest was."""
-    if width is None or len(text) <= width:
-        return text
-    kept = max(width - 3, 1)
-    return text[:kept] + "..." if at_end else "..." + text[-kept:]
-
-
-def encodable(text: str, output: TextIO) -> str:
-    """The text, with "?" for what the output's encoding does not have."""
-    encoding = output.encoding or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)

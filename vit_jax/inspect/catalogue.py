@@ -2,18 +2,16 @@
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from vit_jax import models, naming
+from vit_jax import models, naming, printing
 from vit_jax.convert.layouts import LAYOUTS, Layout
 from vit_jax.convert.layouts.base import DIALECT
 from vit_jax.convert.published import published
 from vit_jax.errors import UserError
 from vit_jax.inspect.parameters import parameters_by_hand
-from vit_jax.inspect.text import wrapped
 from vit_jax.models.vit import pair
 
 # What Google's .npz files mean, which say neither (`convert.layouts.npz`).
@@ -147,7 +145,7 @@ def details(row: ModelRow) -> str:
         f"images      {' x '.join(map(str, row.image_size))} pixels",
         f"classes     {row.num_classes or 'no head'}",
     ]
-    layouts = wrapped(f"layouts that are read: {', '.join(row.layouts)}")
+    layouts = printing.wrapped(f"layouts that are read: {', '.join(row.layouts)}")
     found = [f"  {x}" for x in row.weights] or ["  none that are known here"]
     return "\n".join([*lines, *layouts, "weights:", *found])
 
@@ -181,9 +179,4 @@ def show(rows: Sequence[ModelRow], as_json: bool, output: TextIO | None = None) 
         text = details(rows[0])
     else:
         text = as_text(rows, whole=not output.isatty())
-    try:
-        output.write(f"{text}\n")
-        output.flush()
-    except BrokenPipeError:
-        # Else Python would complain as it ends, when it writes what is left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+    printing.write(text, output)

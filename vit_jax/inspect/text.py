@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from vit_jax import printing
 from vit_jax.training.report import bytes_text
 
 if TYPE_CHECKING:
     from vit_jax.inspect.report import Inspection
-
-WIDTH = 80
 
 
 def as_text(found: "Inspection") -> str:
@@ -100,17 +99,7 @@ def _fits(found: "Inspection") -> Iterator[str]:
 
 def _notes(found: "Inspection") -> Iterator[str]:
     for note in found.notes:
-        yield from wrapped(f"note: {note}")
-
-
-def wrapped(text: str) -> list[str]:
-    """Returns a sentence in lines of at most `WIDTH` characters."""
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > WIDTH:
-            lines.append("")
-        lines[-1] += f" {word}" if lines[-1] else word
-    return lines
+        yield from printing.wrapped(f"note: {note}")
 
 
 def _row(name: str, value: str, share: str = "") -> str:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from vit_jax import models, naming
+from vit_jax import models, naming, printing
 from vit_jax.ahead.program import TooLarge, compile_step
 from vit_jax.errors import UserError
 from vit_jax.measure import machine
@@ -106,11 +106,11 @@ class Benchmark:
     def as_text(self) -> str:
         """A table for each kind of program and dtype."""
         where = self.machine
-        lines = [
+        lines = printing.wrapped(
             f"{self.model}, {self.parameters:,} parameters, one of {where['count']} x "
             f"{where['device']} ({where['platform']}), {where['cores']} cores of {where['cpu']}, "
             f"load {where['load_average']}; {self.rounds} rounds"
-        ]
+        )
         kinds = dict.fromkeys((row.what, row.dtype) for row in self.rows)
         for what, dtype in kinds:
             ceiling = self.ceilings[dtype] / 1e9
