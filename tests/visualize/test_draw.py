@@ -7,12 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.visualize.tiny import MAE, SWIN, drawn, vit
+from tests.visualize.tiny import MAE, SWIN, drawn, texts_inside, vit
 from vit_jax import create_model
 from vit_jax.cli.visualize import KINDS as OFFERED
 from vit_jax.errors import UserError
 from vit_jax.objectives.mae import patch_statistics
-from vit_jax.visualize import components, kinds, reconstruction_figure, to_pixels
+from vit_jax.visualize import (
+    components,
+    kinds,
+    pictures_figure,
+    reconstruction_figure,
+    to_pixels,
+)
 from vit_jax.visualize import draw as module
 from vit_jax.visualize.draw import draw
 from vit_jax.visualize.kinds import KINDS, Choices
@@ -34,8 +40,18 @@ def files(tmp_path):
 
 @pytest.fixture
 def draws(monkeypatch, tmp_path):
-    """Draws without the global state of pyplot: names of the files, and what was reported."""
+    """Draws without the global state of pyplot: names of the files, and what was reported.
+
+    No title or label of any figure is cut off.
+    """
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # an import of it fails
+    usual = module.save_figure
+
+    def save(figure, path):
+        assert texts_inside(figure)
+        return usual(figure, path)
+
+    monkeypatch.setattr(module, "save_figure", save)
 
     outputs = []
 
@@ -148,6 +164,16 @@ def test_columns_of_a_reconstruction_have_names():
     names = [label.get_text() for label in axes.get_xticklabels()]
     assert names == ["picture", "what is seen", "what is painted", "painted where masked"]
     np.testing.assert_allclose(axes.get_xticks(), [6.5, 18.5, 30.5, 42.5])  # of pixels 2 to 11, ...
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_a_long_title_has_several_lines(columns):
+    """A picture's name may be long, and have no spaces."""
+    picture = np.zeros((8, 10, 1), np.uint8)
+    name = "IMG_20240101_" + "130059" * 12 + " and what comes after it"
+    figure = pictures_figure([picture] * columns, ["a"] * columns, name)
+    (title,) = (text for text in texts_inside(figure) if text.startswith("IMG"))
+    assert "".join(title.split()) == "".join(name.split()) and "\n" in title
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.visualize.tiny import texts_inside
 from vit_jax.errors import UserError
 from vit_jax.evaluation.calibration import reliability
 from vit_jax.visualize import confusion_figure, reliability_figure
@@ -15,19 +16,6 @@ from vit_jax.visualize.confusion import COUNTED, NAMED, label_places
 @pytest.fixture(autouse=True)
 def no_pyplot(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # an import of it fails
-
-
-def texts_inside(figure):
-    """Every text that is drawn lies within the figure, and none of the labels over another."""
-    figure.draw_without_rendering()
-    width, height = figure.bbox.size
-    found = [x for x in figure.findobj(lambda x: hasattr(x, "get_text")) if x.get_text().strip()]
-    for text in found:
-        box = text.get_window_extent()
-        if text.get_visible() and box.width:
-            assert box.x0 >= -1 and box.y0 >= -1, text
-            assert box.x1 <= width + 1 and box.y1 <= height + 1, text
-    return [text.get_text() for text in found]
 
 
 def do_not_overlap(labels, axis):

@@ -56,3 +56,13 @@ def cells(figure, axes, grid):
         x0, x1 = (int(box.x0 + box.width * (j + s) / columns) for s in (0.25, 0.75))
         found[i, j] = pixels[y0:y1, x0:x1].mean(axis=(0, 1))
     return found
+
+
+def texts_inside(figure):
+    """Everything that is drawn, texts above all, lies within the figure; returns the texts."""
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()  # inches
+    assert box.x0 >= -0.01 and box.y0 >= -0.01, box
+    assert box.x1 <= figure.get_figwidth() + 0.01 and box.y1 <= figure.get_figheight() + 0.01, box
+    found = figure.findobj(lambda x: hasattr(x, "get_text"))
+    return [text.get_text() for text in found if text.get_text().strip()]

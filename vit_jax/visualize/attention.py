@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.visualize.canvas import Pair, color_bar, lay_over, picture_grid, show
+from vit_jax.visualize.canvas import Pair, color_bar, lay_over, picture_grid, show, title_above
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,7 +120,7 @@ def attention_figure(
     panels = [("mean of heads", heads.mean()), *((f"head {i}", heads[i]) for i in only)]
     top = max(part.patches.max() for _, part in panels)
     figure, axes = picture_grid(len(panels) + 1, COLUMNS, picture.shape[:2], extra=(0.9, 0.4))
-    figure.suptitle(title, fontsize=9)
+    title_above(figure, title)
     show(axes[0], picture, "picture")
     for place, (name, part) in zip(axes[1:], panels):
         shown = lay_over(place, picture, part.patches, stride, top, name + in_front(part.prefix))

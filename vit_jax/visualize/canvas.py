@@ -5,6 +5,7 @@ line of a cell, and none is left behind in a list of open windows.
 """
 
 import os
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 INCH = 1.9  # of one picture's longer side
 TITLE = 0.3  # inches above each picture
+TITLE_SIZE = 9  # points, of the title above all
+LETTER = (
+    0.7  # width of a letter over its size: of digits 0.64, of capitals 0.68, of most words less
+)
 DPI = 150
 ENDINGS = (".png", ".svg", ".pdf")
 Pair = tuple[int, int]
@@ -37,6 +42,12 @@ def new_figure(width: float, height: float) -> "Figure":
             f"figures need matplotlib ({error}): pip install vit_jax[visualize]"
         ) from error
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+
+
+def title_above(figure: "Figure", text: str) -> None:
+    """Writes a title above all, in as many lines as the figure's width asks for."""
+    letters = int(72 * figure.get_figwidth() / (LETTER * TITLE_SIZE))
+    figure.suptitle("\n".join(textwrap.wrap(text, letters)), fontsize=TITLE_SIZE)
 
 
 def check_figure(path: str | os.PathLike[str]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.visualize.canvas import Pair, picture_grid, show, show_patches
+from vit_jax.visualize.canvas import Pair, picture_grid, show, show_patches, title_above
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -138,7 +138,7 @@ def features_figure(
     columns = -(-len(pictures) // blocks)
     in_block = columns * (1 + len(places))
     figure, axes = picture_grid(blocks * in_block, columns, size, extra=(0.0, 0.4))
-    figure.suptitle(title, fontsize=9)
+    title_above(figure, title)
     for i, picture in enumerate(pictures):
         block, column = divmod(i, columns)
         below = axes[block * in_block + column :: columns]

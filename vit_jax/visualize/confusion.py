@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.visualize.canvas import new_figure
+from vit_jax.visualize.canvas import new_figure, title_above
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def confusion_figure(matrix: np.ndarray, class_names: Sequence[str], title: str)
     side = float(np.clip(0.42 * count, 3.0, 7.0))
     room = 0.065 * max(map(len, labels))
     figure = new_figure(side + room + 1.6, side + room + 0.8)
-    figure.suptitle(title, fontsize=9)
+    title_above(figure, title)
     axes = figure.subplots()
     axes.set_facecolor("0.8")
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vit_jax import naming
-from vit_jax.visualize.canvas import new_figure
+from vit_jax.visualize.canvas import new_figure, title_above
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ def curves_figure(
     known = {name for lines in runs.values() for line in lines for name in line}
     naming.check_known("metric", metrics, known - {"step", "split"})
     figure = new_figure(4.2 * len(metrics), 3.8)
-    figure.suptitle(title, fontsize=9)
+    title_above(figure, title)
     for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics):
         for run, lines in runs.items():
             for split in dict.fromkeys(line["split"] for line in lines if metric in line):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vit_jax.convert.report import Difference
-from vit_jax.visualize.canvas import new_figure
+from vit_jax.visualize.canvas import new_figure, title_above
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ def differences_figure(reports: Mapping[str, Sequence[Difference]], title: str) 
     """
     places = list(dict.fromkeys(row.place for rows in reports.values() for row in rows))
     figure = new_figure(max(4.0, 1.6 + 0.35 * len(places)), 4.0)
-    figure.suptitle(title, fontsize=9)
+    title_above(figure, title)
     axes = figure.subplots()
     drawn: set[tuple[tuple[str, float], ...]] = set()
     for name, rows in reports.items():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.visualize.canvas import Pair, new_figure
+from vit_jax.visualize.canvas import Pair, new_figure, title_above
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +77,7 @@ def distance_figure(
         title: above all.
     """
     figure = new_figure(4.6 if shares is None else 8.4, 3.6)
-    figure.suptitle(title, fontsize=9)
+    title_above(figure, title)
     axes = figure.subplots(1, 1 if shares is None else 2, squeeze=False)[0]
     _points(axes[0], distances, "mean attention distance (pixels)", diagonal)
     if shares is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from vit_jax.errors import UserError
 from vit_jax.models.swin import SwinTransformer
 from vit_jax.models.vit import VisionTransformer
-from vit_jax.visualize.canvas import picture_grid, show
+from vit_jax.visualize.canvas import picture_grid, show, title_above
 from vit_jax.visualize.components import principal_components
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def filters_figure(filters: np.ndarray, title: str, columns: int = 14) -> "Figur
         columns: filters in a row.
     """
     figure, axes = picture_grid(len(filters), columns, filters.shape[1:3], inch=0.55, title=0.05)
-    figure.suptitle(title, fontsize=9)
+    title_above(figure, title)
     for place, colors in zip(axes, to_colors(filters)):
         show(place, colors)
     return figure

@@ -9,7 +9,7 @@ import numpy as np
 
 from vit_jax.data.decode import decode
 from vit_jax.errors import MissingFileError, UserError
-from vit_jax.visualize.canvas import picture_grid, show
+from vit_jax.visualize.canvas import picture_grid, show, title_above
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,7 @@ def pictures_figure(
     arrays = [x if isinstance(x, np.ndarray) else _pixels(Path(x)) for x in pictures]
     height, width = np.max([np.array(x.shape[:2]) / max(x.shape[:2]) for x in arrays], axis=0)
     figure, axes = picture_grid(len(arrays), columns, (height, width), inch=1.3, extra=ROOM)
-    figure.suptitle(title, fontsize=9)
+    title_above(figure, title)
     for place, pixels, text in zip(axes, arrays, titles):
         show(place, pixels, text)
     return figure

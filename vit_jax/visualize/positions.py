@@ -11,7 +11,7 @@ import numpy as np
 
 from vit_jax.errors import UserError
 from vit_jax.models.vit import VisionTransformer
-from vit_jax.visualize.canvas import color_bar, new_figure
+from vit_jax.visualize.canvas import color_bar, new_figure, title_above
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,8 +63,8 @@ def positions_figure(similarities: np.ndarray, title: str) -> "Figure":
     sheet = mosaic(similarities)
     height, width = (6.0 * side / max(sheet.shape) for side in sheet.shape)
     figure = new_figure(max(width, 2.0) + 1.6, max(height, 2.0) + 0.7)
+    title_above(figure, title)
     axes = figure.subplots()
-    axes.set_title(title, fontsize=9)
     shown = axes.imshow(sheet, cmap="viridis", vmin=-1, vmax=1, interpolation="nearest")
     axes.set_xticks(*_ticks(similarities.shape[1]), fontsize=7)
     axes.set_yticks(*_ticks(similarities.shape[0]), fontsize=7)

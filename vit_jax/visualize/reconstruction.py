@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.visualize.canvas import new_figure, show
+from vit_jax.visualize.canvas import new_figure, show, title_above
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ def reconstruction_figure(sheet: np.ndarray, title: str) -> "Figure":
     """
     height, width = sheet.shape[:2]
     figure = new_figure(8.0, 8.0 * height / width + 0.6)
-    figure.suptitle(title, fontsize=9)
+    title_above(figure, title)
     axes = figure.subplots()
     show(axes, sheet)
     column = (width - GAP) / len(COLUMNS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vit_jax.visualize.canvas import new_figure
+from vit_jax.visualize.canvas import new_figure, title_above
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ def reliability_figure(panels: Mapping[str, "Reliability"], title: str) -> "Figu
         title: above all.
     """
     figure = new_figure(3.6 * len(panels) + 0.2, 5.4)
-    figure.suptitle(title, fontsize=9)
+    title_above(figure, title)
     rows = figure.subplots(2, len(panels), squeeze=False, sharex=True, height_ratios=(2.4, 1))
     for column, (name, found) in enumerate(panels.items()):
         _bars(rows[0, column], found, name)

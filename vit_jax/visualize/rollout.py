@@ -17,7 +17,7 @@ import numpy as np
 from vit_jax import ranges
 from vit_jax.errors import UserError
 from vit_jax.visualize.attention import AttentionMap, in_front
-from vit_jax.visualize.canvas import Pair, color_bar, lay_over, picture_grid, show
+from vit_jax.visualize.canvas import Pair, color_bar, lay_over, picture_grid, show, title_above
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,7 +79,7 @@ def rollout_figure(picture: np.ndarray, found: AttentionMap, stride: Pair, title
         title: above all.
     """
     figure, axes = picture_grid(2, 2, picture.shape[:2], extra=(0.9, 0.4))
-    figure.suptitle(title, fontsize=9)
+    title_above(figure, title)
     show(axes[0], picture, "picture")
     top = found.patches.max()
     shown = lay_over(
