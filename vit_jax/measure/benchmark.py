@@ -260,11 +260,11 @@ def _forward(module: Any, params: Any, batch: int) -> tuple[Program, float]:
 def _train(module: Any, batch: int) -> tuple[Program, float]:
     """A step of `vit_jax.train`; its state is donated from call to call."""
     experiment = Experiment(_config(module, batch), jax.devices()[:1])
-    step = compile_step(experiment)
+    step = compile_step(experiment, progress=lambda text: None)  # a bar shows how far it is
     if isinstance(step, TooLarge):
         raise UserError(f"a batch of {batch} takes {bytes_text(step.needed)}: give less")
-    state = experiment.state_factory.create()
-    arguments = (state, _batch(experiment), {})
+    state, constants = experiment.state_factory.create(), experiment.train_step().constants
+    arguments = (state, _batch(experiment), _no_wishes(experiment), constants)
     program = Program(step.compiled, arguments, step.seconds, carries=True)
     return program, float(batch * experiment.training_flops())
 
@@ -294,6 +294,12 @@ def _batch(experiment: Experiment) -> dict[str, jax.Array]:
         return jax.device_put(rng.integers(0, high, shape.shape, shape.dtype), shape.sharding)
 
     return jax.tree.map(filled, experiment.batch_shapes())
+
+
+def _no_wishes(experiment: Experiment) -> jax.Array:
+    """What the step is given while nobody was told to stop."""
+    shape = experiment.wish_shapes()
+    return jax.device_put(np.zeros(shape.shape, shape.dtype), shape.sharding)
 
 
 class _Measured:
