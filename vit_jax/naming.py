@@ -19,11 +19,17 @@ def unknown(kind: str, given: object, known: Iterable[str]) -> str:
       A sentence with the nearest known names, or all of them where none is near.
     """
     known = sorted(known)
-    is_text = isinstance(given, str)
-    near = difflib.get_close_matches(given, known, n=3, cutoff=0.5) if is_text else []
+    near = nearest(given, known)
     if near:
         return f"unknown {kind} {given!r}: did you mean {' or '.join(map(repr, near))}?"
     return f"unknown {kind} {given!r}: expected one of {', '.join(map(repr, known)) or 'none'}"
+
+
+def nearest(given: object, known: Iterable[str]) -> list[str]:
+    """Returns the known names that are near to what was given, at most three."""
+    if not isinstance(given, str):
+        return []
+    return difflib.get_close_matches(given, sorted(known), n=3, cutoff=0.5)
 
 
 def check_known(kind: str, given: Iterable[object], known: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import vit_jax
 from tests.inference import tiny
 from vit_jax.convert import folder
+from vit_jax.errors import UserError
 from vit_jax.measure import benchmark as module
 from vit_jax.measure.programs import Program, compiled, matmul
 
@@ -67,6 +68,14 @@ def test_the_table_fits_a_terminal(call):
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_memory_that_is_not_there_names_the_program():
+    with (
+        pytest.raises(UserError, match="train in float32: a batch of 9 does not fit"),
+        module._fitting(("train", "float32", 9)),
+    ):
+        jax.block_until_ready(jax.jit(lambda: jnp.zeros(2**46))())
+
+
 def test_time_is_of_all_calls_and_the_state_is_carried():
     """Each call of a step adds one to its state, whose memory it takes over."""
     step = jax.jit(lambda state, x: (state + x, x), donate_argnums=0)
@@ -89,7 +98,8 @@ def test_matrix_products_have_the_flops_that_are_counted():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["vit_tiny_patch16"], "did you mean"),
+        (["vit_tiny_patch16"], "did you mean 'vit_tiny_patch16_"),
+        (["nowhere"], "nor is 'nowhere' the name of a model: vit-jax models has them"),
         (["vit_tiny_patch16_224", "--batch-size", 0], "a batch of 0: expected 1 or more"),
         (["vit_tiny_patch16_224", "--dtype", "int8"], "dtype 'int8': expected a floating-point"),
         (["vit_tiny_patch16_224", "--dtype", "float64"], "JAX_ENABLE_X64"),

@@ -1,6 +1,5 @@
 """What is inspected: the configuration of a recipe, a run, a converted model or a name."""
 
-import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -53,7 +52,7 @@ def configuration(source: Source, overrides: Iterable[str] = ()) -> ConfigDict:
 
 def _unknown(text: str) -> UserError:
     """The error for what is neither a name nor there."""
-    near = difflib.get_close_matches(text, models.list_models(), n=3, cutoff=0.5)
+    near = naming.nearest(text, models.list_models())
     if near:
         return UserError(f"{naming.unknown('model', text, near)} vit-jax models lists all")
     return MissingFileError(

@@ -13,11 +13,11 @@ A train step is that of `vit_jax.train` with its default optimizer (AdamW) on pi
 it includes normalisation and update, and no data pipeline.
 """
 
+import contextlib
 import dataclasses
-import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -178,7 +178,8 @@ def benchmark(
         sides = MATRICES.get(jax.default_backend(), LARGE)
         measured |= {(dtype, side): _Measured(*matmul(side, dtype)) for side in sides}
     for key in tqdm(dict.fromkeys(keys), "compiling", disable=None, leave=False):
-        measured[key] = _Measured(*_program(module, params, *key))
+        with _fitting(key):
+            measured[key] = _Measured(*_program(module, params, *key))
     _measure(list(measured.values()), rounds, seconds)
     ceilings = {
         dtype: max(x.flops / min(x.per_call) for key, x in measured.items() if key[0] == dtype)
@@ -232,22 +233,35 @@ def _opened(
     try:
         opened = open_model(model, report=report)
     except UserError as error:
-        near = naming.unknown("model", name, models.list_models())
-        raise UserError(f"{error} ({near})") from error
+        near = naming.nearest(name, models.list_models())
+        hint = (
+            f"did you mean {' or '.join(map(repr, near))}?" if near else "vit-jax models has them"
+        )
+        raise UserError(f"{error}; nor is {name!r} the name of a model: {hint}") from error
     return opened.module, jax.device_put(opened.params)
 
 
 def _program(module: Any, params: Any, what: str, dtype: str, batch: int) -> tuple[Program, float]:
     """A program, and the operations that the model needs for a call of it."""
     module = module.clone(dtype=dtype)
+    if what == "train":
+        return _train(module, batch)
+    return _forward(module, params, batch)
+
+
+@contextlib.contextmanager
+def _fitting(key: tuple[str, str, int]) -> Iterator[None]:
+    """Says which program's memory is not there, when it is compiled or when it runs."""
     try:
-        if what == "train":
-            return _train(module, batch)
-        return _forward(module, params, batch)
+        yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise UserError(f"{what} in {dtype}: a batch of {batch} does not fit: give less") from error
+        what, dtype, batch = key
+        raise UserError(
+            f"{what} in {dtype}: a batch of {batch} does not fit beside the other programs that "
+            "are measured: give less, or fewer at once"
+        ) from error
 
 
 def _forward(module: Any, params: Any, batch: int) -> tuple[Program, float]:
@@ -312,15 +326,12 @@ class _Measured:
     """
 
     def __init__(self, program: Program, flops: float):
+        """Runs the program a few times, to know how long a call takes."""
         self.program, self.flops = program, flops
         self.per_call: list[float] = []
         self.single: list[float] = []
-        self._usual = math.inf
-
-    def warm_up(self) -> None:
-        """Runs it a few times, and remembers how long a call takes."""
-        self.program.timed()
-        self._usual = min(self.program.timed() for _ in range(2))
+        program.timed()  # the first call does more than others
+        self._usual = min(program.timed() for _ in range(2))
 
     def turn(self, seconds: float) -> None:
         """A round of about so many seconds."""
@@ -352,8 +363,7 @@ class _Measured:
 
 
 def _measure(programs: Sequence[_Measured], rounds: int, seconds: float) -> None:
-    """Warms all of them up, then gives each its turn, round by round."""
-    steps = [(x.warm_up, ()) for x in programs]
-    steps += [(x.turn, (seconds,)) for _ in range(rounds) for x in programs]
-    for step, arguments in tqdm(steps, "measuring", disable=None, leave=False):
-        step(*arguments)
+    """Gives each program its turn, round by round."""
+    turns = [x for _ in range(rounds) for x in programs]
+    for program in tqdm(turns, "measuring", disable=None, leave=False):
+        program.turn(seconds)
