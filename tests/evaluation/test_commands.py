@@ -223,6 +223,24 @@ def test_pictures_that_cannot_be_decoded(flowers, tmp_path):
     np.testing.assert_allclose(found.logits, whole.logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(methods=["k"]), "unknown method 'k'"),
+        (dict(neighbours=[0]), r"neighbours is \(0,\)"),
+        (dict(temperature=0.0), "temperature is 0.0"),
+        (dict(shots=[0]), r"shots is \(0,\)"),
+        (dict(seeds=0), "seeds is 0"),
+        (dict(shot_l2=[]), r"shot_l2 is \(\)"),
+        (dict(l2=[-1.0]), r"l2 is \(-1.0,\)"),
+        (dict(validation=1.0), "a share of 1.0"),
+    ],
+)
+def test_choices_are_checked_before_anything_is_computed(options, message):
+    with pytest.raises(UserError, match=message):
+        vit_jax.probe("nowhere", "nothing", choices=Choices(**options))
+
+
 def test_errors_are_one_line(flowers, tmp_path, call, monkeypatch):
     names = ("cats", "dogs", "c", "d", "e", "f")
     folder.save(tmp_path / "vit", tiny.vit(class_names=names))
@@ -241,6 +259,7 @@ def test_errors_are_one_line(flowers, tmp_path, call, monkeypatch):
         (("calibration", "vit", *data, "--bins", "0"), "0 bins"),
         (("calibration", "vit", *data, "--fit-temperature", "2"), "a share of 2.0"),
         (("calibration", "nowhere", *data), "nowhere"),
+        (("calibration", "nowhere", *data, "--fit-temperature", "1"), "a share of 1.0"),
     ]:
         code, text, errors = call(*arguments)
         assert (code, text) == (2, ""), (arguments, errors)

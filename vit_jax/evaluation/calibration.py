@@ -32,7 +32,7 @@ from scipy import optimize, special
 
 from vit_jax.convert.folder import Model
 from vit_jax.errors import UserError
-from vit_jax.evaluation.logistic import split
+from vit_jax.evaluation.logistic import check_share, split
 from vit_jax.evaluation.predictions import Predictions, classify
 from vit_jax.visualize.canvas import check_figure, save_figure
 from vit_jax.visualize.reliability import reliability_figure
@@ -347,6 +347,8 @@ def calibration(
         check_figure(picture)
     if bins < 1:
         raise UserError(f"{bins} bins: expected 1 or more")
+    if fit_share is not None:
+        check_share(fit_share)
     predictions = classify(source, data, report=report, **options)
     found = calibrated(predictions, bins, fit_share, seed)
     if picture is not None:

@@ -59,8 +59,7 @@ def split(labels: np.ndarray, share: float, seed: int = 0) -> tuple[np.ndarray, 
     Raises:
         UserError: the share is not between 0 and 1, or one part would be empty.
     """
-    if not 0 < share < 1:
-        raise UserError(f"a share of {share}: expected more than 0 and less than 1")
+    check_share(share)
     rng = np.random.default_rng(seed)
     second = [np.zeros(0, np.int64)]
     for label in np.unique(labels):
@@ -70,6 +69,12 @@ def split(labels: np.ndarray, share: float, seed: int = 0) -> tuple[np.ndarray, 
     if not len(chosen):
         raise UserError(f"a share of {share} of {len(labels)} examples is none: take more")
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+def check_share(share: float) -> None:
+    """Raises UserError for a share that divides nothing."""
+    if not 0 < share < 1:
+        raise UserError(f"a share of {share}: expected more than 0 and less than 1")
 
 
 def linear_probe(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax import naming
+from vit_jax import naming, ranges
 from vit_jax.convert.folder import Model
 from vit_jax.data.sources import Source
 from vit_jax.errors import UserError
@@ -30,6 +30,12 @@ from vit_jax.inference.images import Place
 from vit_jax.inference.predict import opened, report_skipped
 
 METHODS = ("knn", "few-shot", "linear")
+RANGES = {
+    **dict.fromkeys(("neighbours", "shots"), ranges.or_none(ranges.several(ranges.whole(1)))),
+    "seeds": ranges.whole(1),
+    "temperature": ranges.POSITIVE,
+    **dict.fromkeys(("shot_l2", "l2"), ranges.filled(ranges.POSITIVE)),
+}
 Examples = tuple[np.ndarray, np.ndarray]  # features (n, d), labels (n,)
 
 
@@ -57,6 +63,14 @@ class Choices:
     shot_l2: Sequence[float] = (few_shot.L2,)
     l2: Sequence[float] = logistic.L2
     validation: float = logistic.VALIDATION
+
+    def check(self) -> None:
+        """Raises UserError for a number that is out of range, whatever the features are."""
+        naming.check_known("method", self.methods, METHODS)
+        given = {name: getattr(self, name) for name in RANGES}
+        given |= {name: tuple(x) for name, x in given.items() if isinstance(x, Sequence)}
+        ranges.check(given, RANGES)
+        logistic.check_share(self.validation)
 
 
 PLAIN = Choices()
@@ -178,7 +192,7 @@ def probe(
         UserError: data is missing or contradicts itself, a number is out of range, or the model has
             no such features; see `open_model`.
     """
-    naming.check_known("method", choices.methods, METHODS)
+    choices.check()
     _check_given(data, train, test)
     found = {"train": _read(train), "test": _read(test)}
     pictures = {
