@@ -90,6 +90,10 @@ def test_chips_have_their_memory(monkeypatch):
     assert chips["H100"].usable == 60e9
     monkeypatch.setenv(FRACTION, "0.9")
     assert chips["H100"].usable == 72e9
+    for text in ("most", "0", "nan"):
+        monkeypatch.setenv(FRACTION, text)
+        with pytest.raises(UserError, match=f"{FRACTION} is '{text}'"):
+            _ = chips["H100"].usable
 
 
 def test_text_fits_a_terminal_and_json_has_all(found):

@@ -1,9 +1,11 @@
 """Common chips and the memory that a step may take on each."""
 
 import dataclasses
+import math
 import os
 from types import SimpleNamespace
 
+from vit_jax.errors import UserError
 from vit_jax.training import hardware
 
 # Of a GPU JAX takes three quarters when it starts, unless this variable says another share
@@ -39,7 +41,23 @@ class Chip:
         """Bytes of it that a program gets: see `FRACTION` and `TPU_FRACTION`."""
         if self.platform == "tpu":
             return self.memory * TPU_FRACTION
-        return self.memory * float(os.environ.get(FRACTION, GPU_FRACTION))
+        return self.memory * _gpu_fraction()
+
+
+def _gpu_fraction() -> float:
+    """The share of a GPU that JAX takes; more than 1 takes memory of the host too.
+
+    Raises:
+        UserError: the variable holds no such number.
+    """
+    text = os.environ.get(FRACTION, str(GPU_FRACTION))
+    try:
+        fraction = float(text)
+    except ValueError:
+        fraction = math.nan
+    if not 0 < fraction < math.inf:
+        raise UserError(f"{FRACTION} is {text!r}: expected a number above 0, such as 0.9")
+    return fraction
 
 
 def _known(name: str, platform: str, kind: str) -> Chip:
