@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FUSIONS = {"mean": np.mean, "max": np.max, "min": np.min}
 RANGES = {
     "fusion": ranges.one_of(FUSIONS),
-    "discard": ranges.number("a number, 0 <= x < 1", lambda x: 0 <= x < 1),
+    "discard": ranges.RATE,
 }
 
 
