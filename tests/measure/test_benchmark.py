@@ -99,7 +99,7 @@ def test_matrix_products_have_the_flops_that_are_counted():
     "arguments, message",
     [
         (["vit_tiny_patch16"], "did you mean 'vit_tiny_patch16_"),
-        (["nowhere"], "nor is 'nowhere' the name of a model: vit-jax models has them"),
+        (["nowhere"], "nor is 'nowhere' the name of a model: vit-jax models lists all"),
         (["vit_tiny_patch16_224", "--batch-size", 0], "a batch of 0: expected 1 or more"),
         (["vit_tiny_patch16_224", "--dtype", "int8"], "dtype 'int8': expected a floating-point"),
         (["vit_tiny_patch16_224", "--dtype", "float64"], "JAX_ENABLE_X64"),

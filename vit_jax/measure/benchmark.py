@@ -235,7 +235,7 @@ def _opened(
     except UserError as error:
         near = naming.nearest(name, models.list_models())
         hint = (
-            f"did you mean {' or '.join(map(repr, near))}?" if near else "vit-jax models has them"
+            f"did you mean {' or '.join(map(repr, near))}?" if near else "vit-jax models lists all"
         )
         raise UserError(f"{error}; nor is {name!r} the name of a model: {hint}") from error
     return opened.module, jax.device_put(opened.params)
