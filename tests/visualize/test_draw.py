@@ -1,6 +1,7 @@
 """Files of all kinds, of all families; and what cannot be drawn."""
 
 import dataclasses
+import io
 import sys
 
 import numpy as np
@@ -113,6 +114,21 @@ def test_without_pictures(draws):
     names, left_out = draws(vit(), [])
     assert names == OF_MODEL
     assert len(left_out) == 5 and "attention shows what a model makes of pictures" in left_out[0]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_bars_are_of_pictures_alone_and_leave_nothing_behind(files, draws, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    draws(vit(), files[:1], "positions", "filters", "pca")
+    shown = terminal.getvalue()
+    assert "pca:" in shown and "positions:" not in shown and "filters:" not in shown
+    assert "\x1b[A" not in shown  # no bar below another one
+    assert not shown.rpartition("\r")[2] and shown.split("\r")[-2].isspace()
 
 
 def test_a_swin_has_features_of_its_stages_and_filters(files, draws, monkeypatch):

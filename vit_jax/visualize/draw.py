@@ -152,8 +152,10 @@ def _drawn(
     """Names and figures of each kind."""
     model = dataclasses.replace(model, params=jax.device_put(model.params))
     for name in kinds:
-        bar = tqdm(pictures, name, disable=None, leave=False)
-        yield from KINDS[name].draw(model, bar, choices)
+        # What looks at no pictures would leave its bar standing at 0 %.
+        hidden = None if KINDS[name].of_pictures else True
+        with tqdm(pictures, name, disable=hidden, leave=False) as bar:
+            yield from KINDS[name].draw(model, bar, choices)
 
 
 def _kinds(model: Model, what: Sequence[str], has_files: bool) -> tuple[list[str], list[str]]:
