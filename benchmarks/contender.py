@@ -1,9 +1,10 @@
 """The process of a contender: it builds its steps, and makes some whenever it is told how many.
 
-    python benchmarks/contender.py '{"module": "ours", "variant": "", "checkout": null, "work": {...}}'
+    python benchmarks/contender.py JOB
 
-On standard input come numbers of steps, a line each; on standard output go JSON objects: first the
-seconds until the first step was done, then the seconds of each round.
+JOB is a JSON object: the module of `contenders`, the variant, the checkout or null, and the work's
+fields. On standard input come numbers of steps, a line each; on standard output go JSON objects:
+first the seconds until the first step was done, then the seconds of each round.
 """
 
 import importlib

@@ -24,9 +24,10 @@ import statistics
 import sys
 from typing import Any
 
-import machine
 from contenders import CEILINGS, CHECKOUTS, CONTENDERS, Work
 from rounds import Running, take_turns
+
+from vit_jax.measure import machine
 
 RESULTS = pathlib.Path(__file__).parent / "results/steps.json"
 WORKS = {

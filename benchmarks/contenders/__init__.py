@@ -7,8 +7,8 @@ from typing import Literal
 
 Kind = Literal["forward", "train", "mae", "matmul"]
 
-# (n) makes n steps and returns once the last one is done.
-Steps = Callable[[int], None]
+# (n) makes n steps and returns, whatever it returns, once the last one is done.
+Steps = Callable[[int], object]
 
 
 @dataclasses.dataclass(frozen=True)

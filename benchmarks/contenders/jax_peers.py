@@ -124,7 +124,7 @@ def _forward(logits: Logits, params: Any, images: jax.Array) -> Steps:
 
 
 def _train(logits: Logits, params: Any, images: jax.Array) -> Steps:
-    optimizer = optax.adamw(1e-3, weight_decay=0.05)
+    optimizer = optax.adamw(1e-3, weight_decay=0.0)
     labels = jnp.zeros(len(images), jnp.int32)
     state = (params, optimizer.init(params))
 

@@ -39,7 +39,7 @@ def steps_of(
         return _forward(lambda: call(images), precision)
     model.train()
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=1e-3, weight_decay=0.05, fused=DEVICE == "cuda"
+        model.parameters(), lr=1e-3, weight_decay=0.0, fused=DEVICE == "cuda"
     )
 
     def update() -> None:

@@ -179,7 +179,7 @@ def benchmark(
         measured |= {(dtype, side): _Measured(*matmul(side, dtype)) for side in sides}
     for key in tqdm(dict.fromkeys(keys), "compiling", disable=None, leave=False):
         with _fitting(key):
-            measured[key] = _Measured(*_program(module, params, *key))
+            measured[key] = _Measured(*program_of(module, params, *key))
     _measure(list(measured.values()), rounds, seconds)
     ceilings = {
         dtype: max(x.flops / min(x.per_call) for key, x in measured.items() if key[0] == dtype)
@@ -241,8 +241,18 @@ def _opened(
     return opened.module, jax.device_put(opened.params)
 
 
-def _program(module: Any, params: Any, what: str, dtype: str, batch: int) -> tuple[Program, float]:
-    """A program, and the operations that the model needs for a call of it."""
+def program_of(
+    module: Any, params: Any, what: str, dtype: str, batch: int
+) -> tuple[Program, float]:
+    """A program, and the operations that the model needs for a call of it.
+
+    Args:
+        module: the model.
+        params: for a forward pass.
+        what: "forward", or "train": a step of `vit_jax.train`, which draws its own parameters.
+        dtype: of the computation.
+        batch: images of a call.
+    """
     module = module.clone(dtype=dtype)
     if what == "train":
         return _train(module, batch)
