@@ -71,6 +71,7 @@ def test_how_the_recipe_runs_a_model_stays(recipe, tmp_path):
         config.init_changes.drwan = ("head/*",)
 
 
+@pytest.mark.slow
 def test_other_libraries_weights_and_runs_of_ours(recipe, tmp_path):
     export(vit(img_size=8, patch_size=2), tmp_path / "timm", "timm")
     config = vit_jax.start_from(recipe, tmp_path / "timm")
