@@ -54,14 +54,33 @@ def accuracies(
       neighbours: numbers of votes.
       temperature: of the votes; None: each counts one.
     """
-    correct = dict.fromkeys(neighbours, 0.0)
+    given = (bank, labels, queries, right, num_classes, neighbours)
+    (found,) = each_accuracies(*given, (temperature,))
+    return {f"knn_{k}": share for k, share in found.items()}
+
+
+def each_accuracies(
+    bank: np.ndarray,
+    labels: np.ndarray,
+    queries: np.ndarray,
+    right: np.ndarray,
+    num_classes: int,
+    neighbours: Sequence[int],
+    temperatures: Sequence[float | None],
+) -> list[dict[int, float]]:
+    """Share of queries that get the right class, by number of votes, for each temperature.
+
+    The neighbours are looked for once. Arguments are those of `accuracies`.
+    """
+    correct = [dict.fromkeys(neighbours, 0.0) for _ in temperatures]
     for start in range(0, len(queries), QUERY_ROWS):
         part = slice(start, start + QUERY_ROWS)
         similarity, found = _nearest(bank, labels, queries[part], max(neighbours))
-        for k in neighbours:
-            votes = _votes(similarity[:, :k], found[:, :k], num_classes, temperature)
-            correct[k] += float(top_k_correct(votes, jnp.asarray(right[part]), 1).sum())
-    return {f"knn_{k}": total / len(queries) for k, total in correct.items()}
+        for temperature, counts in zip(temperatures, correct):
+            for k in neighbours:
+                votes = _votes(similarity[:, :k], found[:, :k], num_classes, temperature)
+                counts[k] += float(top_k_correct(votes, jnp.asarray(right[part]), 1).sum())
+    return [{k: total / len(queries) for k, total in counts.items()} for counts in correct]
 
 
 def _nearest(

@@ -320,12 +320,9 @@ def _neighbours(
         counts = _fitting(nearest.NEIGHBOURS, most, "nearest neighbours", report)
     nearest.check(counts, choices.temperature, most)
     (bank, labels), (queries, right) = train, test
-    found = []
-    for temperature in (choices.temperature, None):
-        given = (_unit(bank), labels, _unit(queries), right, classes, counts, temperature)
-        by_name = nearest.accuracies(*given)
-        found.append({k: by_name[f"knn_{k}"] for k in counts})
-    return found[0], found[1]
+    given = (_unit(bank), labels, _unit(queries), right, classes, counts)
+    weighted, plain = nearest.each_accuracies(*given, (choices.temperature, None))
+    return weighted, plain
 
 
 def _unit(features: np.ndarray) -> np.ndarray:
