@@ -174,7 +174,7 @@ def _report(
             notes=(found.message.splitlines()[0],),
             **common,
         )
-    memory = _memory(found.compiled)
+    memory = Memory.of(found.compiled)
     program = parse(found.compiled.as_text())
     computed, moved = flops(program), bytes_accessed(program)
     sent = collectives(program, devices, slices)
@@ -202,17 +202,6 @@ def _report(
 
 def _size(tree: Any) -> int:
     return sum(x.size for x in jax.tree.leaves(tree))
-
-
-def _memory(compiled: jax.stages.Compiled) -> Memory:
-    found = compiled.memory_analysis()
-    return Memory(
-        arguments=found.argument_size_in_bytes,
-        outputs=found.output_size_in_bytes,
-        aliased=found.alias_size_in_bytes,
-        temporaries=found.temp_size_in_bytes,
-        code=found.generated_code_size_in_bytes,
-    )
 
 
 def _largest(found: Sequence[Collective]) -> tuple[Collective, ...]:

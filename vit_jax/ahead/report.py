@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import jax
+
 from vit_jax.ahead.collectives import KINDS, Collective
 from vit_jax.ahead.roofline import Roofline
 from vit_jax.ahead.text import as_text
@@ -31,6 +33,18 @@ class Memory:
     aliased: int
     temporaries: int
     code: int
+
+    @classmethod
+    def of(cls, compiled: jax.stages.Compiled) -> "Memory":
+        """What a compiled program takes, as XLA says it."""
+        found = compiled.memory_analysis()
+        return cls(
+            arguments=found.argument_size_in_bytes,
+            outputs=found.output_size_in_bytes,
+            aliased=found.alias_size_in_bytes,
+            temporaries=found.temp_size_in_bytes,
+            code=found.generated_code_size_in_bytes,
+        )
 
     @property
     def total(self) -> int:

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vit_jax.ahead.report import Memory
+
 
 class Program:
     """A compiled function with its arguments.
@@ -42,14 +44,7 @@ class Program:
     @property
     def bytes(self) -> int:
         """What the program takes on a device at most: arguments, results and what is between."""
-        found = self.compiled.memory_analysis()
-        return (
-            found.argument_size_in_bytes
-            + found.output_size_in_bytes
-            - found.alias_size_in_bytes
-            + found.temp_size_in_bytes
-            + found.generated_code_size_in_bytes
-        )
+        return Memory.of(self.compiled).total
 
     def timed(self, calls: int = 1) -> float:
         """Seconds from the first call to the result of the last."""
