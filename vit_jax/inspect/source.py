@@ -85,7 +85,7 @@ def _of_name(name: str, fields: Mapping[str, Any] | None = None) -> ConfigDict:
 def _of_folder(path: str) -> ConfigDict:
     """Of a converted model: its name and what differs from it, or any name of its family."""
     module, _, described = folder.read_description(path)
-    names = [x for x in models.list_models() if models.model_spec(x).module is type(module)]
+    names = registry.names_of(module)
     name = described["name"] if described["name"] in names else names[0]
     usual = models.create_model(name)
     values = {key: _plain(getattr(module, key)) for key in module.field_ranges()}

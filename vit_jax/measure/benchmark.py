@@ -31,7 +31,7 @@ from vit_jax.errors import UserError
 from vit_jax.measure import machine
 from vit_jax.measure.programs import Program, compiled, matmul
 from vit_jax.models.mae import MaskedAutoencoder
-from vit_jax.models.registry import model_spec
+from vit_jax.models.registry import names_of
 from vit_jax.models.vit import pair
 from vit_jax.ranges import FLOAT_DTYPE
 from vit_jax.training.config import base_config
@@ -296,9 +296,8 @@ def _train(module: Any, batch: int) -> tuple[Program, float]:
 def _config(module: Any, batch: int) -> Any:
     """The configuration of a run of that module, on one device."""
     config = base_config()
-    of_class = (x for x in models.list_models() if model_spec(x).module is type(module))
     fields = [f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name")]
-    config.model = {"name": next(of_class), **{x: getattr(module, x) for x in fields}}
+    config.model = {"name": names_of(module)[0], **{x: getattr(module, x) for x in fields}}
     if isinstance(module, MaskedAutoencoder):
         config.objective = {"name": "mae"}
     config.data.batch_size = batch

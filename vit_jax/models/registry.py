@@ -109,6 +109,11 @@ def model_spec(name: str) -> ModelSpec:
     return _MODELS[name]
 
 
+def names_of(module: PlainModule) -> list[str]:
+    """Names that stand for modules of the same class, in alphabetical order."""
+    return [name for name in list_models() if _MODELS[name].module is type(module)]
+
+
 def module_classes() -> dict[str, type[PlainModule]]:
     """The classes of modules that names stand for, by their own name."""
     return {spec.module.__name__: spec.module for spec in _MODELS.values()}

@@ -72,9 +72,7 @@ def _described(model: Model) -> dict[str, Any]:
 
 def _nearest(module: PlainModule) -> str:
     """The registered name of the same class from which a module differs least."""
-    names = registry.list_models()
-    names = [name for name in names if registry.model_spec(name).module is type(module)]
-    return min(names, key=lambda name: len(_apart(module, name)))
+    return min(registry.names_of(module), key=lambda name: len(_apart(module, name)))
 
 
 def _apart(module: PlainModule, name: str) -> dict[str, tuple[Any, Any]]:
