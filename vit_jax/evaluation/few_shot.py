@@ -147,10 +147,14 @@ def few_shot(
     for seed in tqdm(range(seeds), f"{shots} shots", disable=None, leave=False):
         chosen = draw(train[1], num_classes, shots, seed)
         fitted.append(Regression(train[0][chosen], train[1][chosen], num_classes))
-    judged = test if validation is None else validation
-    by_l2 = {x: float(np.mean([accuracy(fit, judged, x) for fit in fitted])) for x in l2}
+
+    def accuracies(examples: tuple[np.ndarray, np.ndarray], x: float) -> tuple[float, ...]:
+        return tuple(accuracy(fit, examples, x) for fit in fitted)
+
+    judged = {x: accuracies(test if validation is None else validation, x) for x in l2}
+    by_l2 = {x: float(np.mean(found)) for x, found in judged.items()}
     best = max(by_l2, key=lambda x: (by_l2[x], x))
-    return FewShot(best, tuple(accuracy(fit, test, best) for fit in fitted), by_l2)
+    return FewShot(best, judged[best] if validation is None else accuracies(test, best), by_l2)
 
 
 def accuracy(fit: Regression, examples: tuple[np.ndarray, np.ndarray], l2: float) -> float:

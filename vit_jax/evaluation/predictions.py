@@ -54,11 +54,6 @@ class Predictions:
         """(n,) the most probable class; of equals the lowest."""
         return self.logits.argmax(axis=1)
 
-    @property
-    def accuracy(self) -> float:
-        """The share of pictures that get the right class."""
-        return float(np.mean(self.predicted == self.labels))
-
     def part(self, indices: np.ndarray) -> "Predictions":
         """Those of some pictures."""
         names = tuple(self.names[i] for i in indices)
