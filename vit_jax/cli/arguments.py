@@ -2,12 +2,18 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from vit_jax.errors import UserError
 
 PREFIX = "--config."
+
+
+def to_stderr(text: str) -> None:
+    """Prints a sentence for the user; standard output is for results."""
+    print(text, file=sys.stderr)
 
 
 def overrides(arguments: Sequence[str]) -> list[str]:
@@ -74,6 +80,13 @@ def add_run_choice(parser: argparse.ArgumentParser) -> None:
 def run_choice(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `add_run_choice`, as `training.trained` takes them."""
     return {"which": arguments.step, "average": arguments.params == "ema"}
+
+
+def sides(numbers: Sequence[int] | None) -> int | tuple[int, ...] | None:
+    """A picture's side, or height and width, of an option that takes one number or two."""
+    if numbers is None:
+        return None
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
 def mesh(text: str) -> dict[str, int]:

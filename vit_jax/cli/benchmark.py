@@ -6,7 +6,6 @@ from typing import Any
 
 from vit_jax.cli import arguments as common
 from vit_jax.cli.labelled import add_json
-from vit_jax.cli.predict import to_stderr
 
 
 def add_parser(commands: Any) -> None:
@@ -72,7 +71,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         rounds=arguments.rounds,
         seconds=arguments.seconds,
         model_options=common.model_arguments(arguments.model_arg),
-        report=to_stderr,
+        report=common.to_stderr,
     )
     show(found, arguments.json)
     return 0

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.cli import arguments as common
-from vit_jax.cli.predict import to_stderr
 from vit_jax.errors import UserError
 
 DOES_NOT_FIT = 3  # a traceback exits with 1, bad input with 2
@@ -69,7 +68,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         mesh=mesh,
         num_classes=arguments.num_classes,
         train_examples=arguments.train_examples,
-        progress=to_stderr,
+        progress=common.to_stderr,
     )
     print(report)
     if arguments.json is not None:

@@ -79,7 +79,6 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     common.refuse(rest)
     from vit_jax.deploy.export import export_checkpoint
 
-    size = arguments.img_size
     export_checkpoint(
         arguments.checkpoint,
         arguments.output,
@@ -88,7 +87,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         **common.run_choice(arguments),
         pixels=arguments.pixels,
         features=arguments.which,
-        img_size=size[0] if size and len(size) == 1 else size and tuple(size),
+        img_size=common.sides(arguments.img_size),
         dtype=arguments.dtype,
         platforms=arguments.platforms,
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vit_jax.cli import arguments as common
-from vit_jax.cli.predict import add_images, add_model, model_options, to_stderr
+from vit_jax.cli.predict import add_images, add_model, model_options
 
 
 def add_parser(commands: Any) -> None:
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         arguments.batch_size,
         output=arguments.output,
         skip_unreadable=arguments.skip_unreadable,
-        report=to_stderr,
+        report=common.to_stderr,
         **model_options(arguments),
     )
     return 0

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
     found = inspect_model(
         arguments.source,
-        image_size=size if size is None else size[0] if len(size) == 1 else tuple(size),
+        image_size=common.sides(size),
         batch_size=arguments.batch_size,
         mesh=mesh,
         overrides=overrides,

@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from vit_jax.cli.predict import add_model, add_passing, model_options, to_stderr
+from vit_jax.cli import arguments as common
+from vit_jax.cli.predict import add_model, add_passing, model_options
 
 DATA = (
     "a folder of classes, digits, tfds:NAME, folder:PATH or idx:PATH (default: the data of the run)"
@@ -49,6 +50,6 @@ def labelled_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "output": arguments.save,
         "batch_size": arguments.batch_size,
         "skip_unreadable": arguments.skip_unreadable,
-        "report": to_stderr,
+        "report": common.to_stderr,
         **model_options(arguments),
     }

@@ -1,17 +1,11 @@
 """`vit-jax predict`: what pictures show."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from vit_jax.cli import arguments as common
 from vit_jax.cli.convert import add_source, source_options
-
-
-def to_stderr(text: str) -> None:
-    """Prints a sentence for the user; standard output is for results."""
-    print(text, file=sys.stderr)
 
 
 def add_parser(commands: Any) -> None:
@@ -24,11 +18,16 @@ def add_parser(commands: Any) -> None:
     )
     add_model(parser)
     add_images(parser)
+    add_top_k(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.set_defaults(run=run)
+
+
+def add_top_k(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument that says how many classes of a picture are told."""
     parser.add_argument(
         "--top-k", type=int, default=5, metavar="K", help="classes of each picture (default: 5)"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.set_defaults(run=run)
 
 
 def add_model(parser: argparse.ArgumentParser, more: str = "", required: bool = True) -> None:
@@ -86,7 +85,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         arguments.top_k,
         arguments.batch_size,
         skip_unreadable=arguments.skip_unreadable,
-        report=to_stderr,
+        report=common.to_stderr,
         **model_options(arguments),
     )
     show(found, arguments.json)

@@ -1,26 +1,16 @@
 """`vit-jax probe`: what a model's features are worth, without training it."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from vit_jax.cli import arguments as common
 from vit_jax.cli.knn import add_votes
 from vit_jax.cli.labelled import DATA, add_data_dir, add_json
-from vit_jax.cli.predict import add_model, add_passing, model_options, to_stderr
+from vit_jax.cli.predict import add_model, add_passing, model_options
 
 METHODS = ("knn", "few-shot", "linear")
-# Of `evaluation.probe.Choices`, whose defaults hold for what is not given.
-CHOICES = (
-    "methods",
-    "neighbours",
-    "temperature",
-    "shots",
-    "seeds",
-    "shot_l2",
-    "l2",
-    "validation",
-)
 
 
 def add_parser(commands: Any) -> None:
@@ -99,7 +89,8 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from vit_jax.evaluation.probe import Choices, probe
     from vit_jax.evaluation.show import show
 
-    given = {name: value for name in CHOICES if (value := getattr(arguments, name)) is not None}
+    named = (field.name for field in dataclasses.fields(Choices))  # as the options are
+    given = {name: value for name in named if (value := getattr(arguments, name)) is not None}
     options = {} if arguments.source is None else model_options(arguments)
     found = probe(
         arguments.source,
@@ -113,7 +104,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         choices=Choices(**given),
         batch_size=arguments.batch_size,
         skip_unreadable=arguments.skip_unreadable,
-        report=to_stderr,
+        report=common.to_stderr,
         **options,
     )
     show(found, arguments.json)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vit_jax.cli import arguments as common
-from vit_jax.cli.predict import add_model, model_options, to_stderr
+from vit_jax.cli.predict import add_model, add_top_k, model_options
 
 
 def add_parser(commands: Any) -> None:
@@ -33,9 +33,7 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="0 takes any that is free and prints it (default: 8000)",
     )
-    parser.add_argument(
-        "--top-k", type=int, default=5, metavar="K", help="classes of each picture (default: 5)"
-    )
+    add_top_k(parser)
     parser.add_argument(
         "--batch-size",
         type=int,
@@ -74,7 +72,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         batch_size=arguments.batch_size,
         max_upload_mb=arguments.max_upload_mb,
         max_pixels=arguments.max_pixels,
-        report=to_stderr,
+        report=common.to_stderr,
         announce=functools.partial(print, flush=True),
         **model_options(arguments),
     )
