@@ -64,6 +64,16 @@ def commands(block):
     return found
 
 
+def only_ours(path):
+    """The commands of a page whose blocks are all Python, or nothing but `vit-jax`."""
+    found = []
+    for block in blocks(path):
+        assert block.language in ("bash", "python"), block
+        found += commands(block) if block.language == "bash" else []
+    assert {words[0] for words in found} == {"vit-jax"}
+    return found
+
+
 def run(path, call, shorter=(), passed=lambda command: False):
     """Runs a page from top to bottom in the current folder; returns what its Python has named.
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 
 import numpy as np
 
@@ -38,19 +37,15 @@ def test_every_command_and_all_python_run(tmp_path, monkeypatch, call):
     folder.save(tmp_path / "runs/flowers", model)
     monkeypatch.setattr(benchmark, "MATRICES", {"cpu": (64,)})
     monkeypatch.chdir(tmp_path)
-    commands, names = 0, {}
-    for block in markdown.blocks(PAGE):
-        assert block.language in ("bash", "python"), block
-        if block.language == "python":
-            exec(compile(block.text, f"{PAGE}:{block.line}", "exec"), names)
-            continue
-        for line in block.text.splitlines():
-            program, *command = shlex.split(line)
-            code, text, errors = call(*command)
-            assert (program, code) == ("vit-jax", 0), (line, errors)
-            assert "--json" not in command or json.loads(text), line
-            commands += 1
-    assert commands == 11
+    commands = markdown.only_ours(PAGE)
+
+    def read(*command):
+        code, text, errors = call(*command)
+        assert code or "--json" not in command or json.loads(text), command
+        return code, text, errors
+
+    names = markdown.run(PAGE, read)
+    assert len(commands) == 11
     made = {"train.npz", "test.npz", "kept.npz", "confusion.png", "reliability.png"}
     assert made <= set(os.listdir(tmp_path))
     assert names["found"].matrix.sum() == 24 and set(names["worth"].knn) == {1, 3}

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import shlex
 
 import pytest
 
@@ -22,17 +21,8 @@ def test_every_command_and_all_python_run(tmp_path, monkeypatch, call):
     for i, name in enumerate(("one", "two")):
         (tmp_path / f"photos/{name}.jpg").write_bytes(encode(natural(20, 30, seed=i), "JPEG"))
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for block in markdown.blocks(PAGE):
-        assert block.language in ("bash", "python"), block
-        if block.language == "python":
-            exec(compile(block.text, f"{PAGE}:{block.line}", "exec"), names)
-            continue
-        for line in block.text.splitlines():
-            command = shlex.split(line)
-            assert command.pop(0) == "vit-jax"
-            code, _, errors = call(*command)
-            assert code == 0, (line, errors)
+    markdown.only_ours(PAGE)
+    names = markdown.run(PAGE, call)
     assert names["logits"].shape == (1, len(tiny.NAMES))
     assert "stablehlo.dot_general" in (tmp_path / "module.mlir").read_text()
     assert {"small", "embedder", "larger", "from_python"} <= set(os.listdir(tmp_path))
