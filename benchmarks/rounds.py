@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 
-from contenders import Contender, Work, checkout_path
+from contenders import Contender, Work
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # what `vit-jax` starts itself with, on a CPU
 SCRIPT = pathlib.Path(__file__).parent / "contender.py"
@@ -42,7 +42,7 @@ class Running:
             FailedError: it could not.
         """
         self.contender = contender
-        checkout = checkout_path(contender, dict(checkouts))
+        checkout = checkouts[contender.checkout] if contender.checkout else None
         job = {
             "module": contender.module,
             "variant": contender.variant,

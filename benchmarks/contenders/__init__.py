@@ -1,7 +1,6 @@
 """What is measured side by side: each contender is a library that does a piece of work."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -93,15 +92,6 @@ CONTENDERS = (
 )
 CHECKOUTS = tuple(dict.fromkeys(c.checkout for c in CONTENDERS if c.checkout))
 CEILINGS = (
-    Contender("a matrix product in XLA", "JAX", "jax_peers", ("matmul",), ("",), "matmul"),
-    Contender("a matrix product in PyTorch", "PyTorch", "timm_peer", ("matmul",), ("",), "matmul"),
+    Contender("a matrix product in XLA", "JAX", "ours", ("matmul",), ("",)),
+    Contender("a matrix product in PyTorch", "PyTorch", "torch_steps", ("matmul",), ("",)),
 )
-
-
-def checkout_path(contender: Contender, checkouts: dict[str, pathlib.Path]) -> pathlib.Path | None:
-    """The folder of a contender that runs from one, or None where pip installs it.
-
-    Raises:
-        KeyError: it was not given.
-    """
-    return checkouts[contender.checkout] if contender.checkout else None

@@ -31,8 +31,6 @@ Logits = Callable[[Any, jax.Array], jax.Array]
 
 def build(work: Work, variant: str, checkout: pathlib.Path | None) -> Steps:
     """The steps of a piece of work."""
-    if variant == "matmul":
-        return _matmul(work)
     sys.path.insert(0, str(checkout))
     size, patch = _size(work.model)
     images = jax.random.normal(jax.random.key(0), (work.batch, work.image_size, work.image_size, 3))
@@ -145,17 +143,5 @@ def _train(logits: Logits, params: Any, images: jax.Array) -> Steps:
         for _ in range(count):
             state, value = step(state)
         jax.block_until_ready((state, value))
-
-    return steps
-
-
-def _matmul(work: Work) -> Steps:
-    x = jax.random.normal(jax.random.key(0), (work.batch, work.batch), work.dtype)
-    product = jax.jit(lambda x: x @ x)
-
-    def steps(count: int) -> None:
-        for _ in range(count):
-            y = product(x)
-        y.block_until_ready()
 
     return steps

@@ -1,4 +1,7 @@
-"""This library: forward passes, and the step of `vit-jax train` as `vit-jax benchmark` makes it."""
+"""This library, as `vit-jax benchmark` runs it; and XLA's ceiling, a matrix product.
+
+A train step is that of `vit-jax train`.
+"""
 
 import pathlib
 from typing import Any
@@ -9,6 +12,7 @@ import jax.numpy as jnp
 import vit_jax
 from contenders import Steps, Work
 from vit_jax.measure.benchmark import program_of
+from vit_jax.measure.programs import matmul
 
 CLASSES = 1000
 # Names that have no model of their own: of the base model with other widths.
@@ -17,6 +21,8 @@ SMALL_MAE = dict(embed_dim=384, num_heads=6)
 
 def build(work: Work, variant: str, checkout: pathlib.Path | None) -> Steps:
     """The steps of a piece of work."""
+    if work.kind == "matmul":
+        return matmul(work.batch, work.dtype)[0].timed
     module = make_model(work, scan=variant == "scan")
     params = None
     if work.kind == "forward":

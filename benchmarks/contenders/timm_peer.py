@@ -11,8 +11,6 @@ def build(work: Work, variant: str, checkout: pathlib.Path | None) -> Steps:
     timm = import_library("timm", "the benchmark")
     from contenders import torch_steps
 
-    if work.kind == "matmul":
-        return torch_steps.matmul(work)
     model = timm.create_model(work.model, num_classes=1000, img_size=work.image_size)
     return torch_steps.steps_of(
         work, model, torch_steps.cross_entropy(work), compiled=variant == "compiled"

@@ -1,6 +1,7 @@
 """What the PyTorch contenders share: devices, precision, compilation, and the update."""
 
 import contextlib
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -66,8 +67,8 @@ def _forward(call: Callable[[], Any], precision: Any) -> Steps:
     return _repeated(once)
 
 
-def matmul(work: Work) -> Steps:
-    """Products of square matrices."""
+def build(work: Work, variant: str, checkout: pathlib.Path | None) -> Steps:
+    """Products of square matrices: PyTorch's ceiling."""
     x = torch.randn(work.batch, work.batch, device=DEVICE, dtype=getattr(torch, work.dtype))
     return _repeated(lambda: x @ x)
 
