@@ -1,7 +1,5 @@
 """Times of compiled functions that do not need the values of their arguments."""
 
-import json
-import pathlib
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from vit_jax.measure import machine
 from vit_jax.measure.programs import Program, compiled
 
 
@@ -54,17 +51,3 @@ def alternate(programs: Sequence[Compiled], rounds: int) -> None:
     for _ in range(rounds):
         for program in programs:
             program.run()
-
-
-def write(path: pathlib.Path, what: str, dtype: str, rounds: int, results: Any) -> None:
-    """Writes results, and the machine that they are from."""
-    report = {
-        "what": what,
-        "dtype": dtype,
-        "rounds": rounds,
-        "machine": machine.describe(["jax", "jaxlib", "flax"]) | machine.describe_devices(),
-        "results": results,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {path}")

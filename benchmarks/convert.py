@@ -24,7 +24,6 @@ import argparse
 import contextlib
 import importlib
 import itertools
-import json
 import multiprocessing
 import os
 import pathlib
@@ -36,7 +35,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from vit_jax.measure import machine
+from report import write as write_report
 
 RESULTS = pathlib.Path(__file__).parent / "results/convert.json"
 MODELS = ("vit_large_patch16_224", "vit_huge_patch14_224")
@@ -295,15 +294,9 @@ def main() -> None:
         for name in args.models
         for layout in args.layouts
     ]
-    report = {
-        "what": "bringing weights in: seconds, and bytes at their highest",
-        "rounds": args.rounds,
-        "machine": machine.describe((*LIBRARIES, "transformers")),
-        "results": results,
-    }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"\nwritten to {args.output}")
+    what = "bringing weights in: seconds, and bytes at their highest"
+    libraries = (*LIBRARIES, "transformers")
+    write_report(args.output, what, results, libraries, devices=False, rounds=args.rounds)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ Needs TensorFlow for its part; without it the other contenders run.
 import argparse
 import importlib.metadata
 import importlib.util
-import json
 import math
 import multiprocessing
 import os
@@ -35,7 +34,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
-from vit_jax.measure import machine
+from report import write
 
 RESULTS = pathlib.Path(__file__).parent / "results/data_throughput.json"
 SIZE = 224
@@ -231,17 +230,16 @@ def main() -> None:
         print(
             f"{name:20}{median:22.0f}{min(values):9.0f}{max(values):9.0f}{median / pil_rate:9.2f}"
         )
-    report = {
-        "what": "decode + inception crop + flip, uint8 224x224x3, one core",
-        "images": {"source": what, "count": len(files), "mean_bytes": round(sizes)},
-        "rounds": args.rounds,
-        "seconds_a_round": args.seconds,
-        "machine": machine.describe(libraries()),
-        "results": results,
-    }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"\nwritten to {args.output}")
+    write(
+        args.output,
+        "decode + inception crop + flip, uint8 224x224x3, one core",
+        results,
+        libraries(),
+        devices=False,
+        images={"source": what, "count": len(files), "mean_bytes": round(sizes)},
+        rounds=args.rounds,
+        seconds_a_round=args.seconds,
+    )
 
 
 if __name__ == "__main__":

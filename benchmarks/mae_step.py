@@ -23,7 +23,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from compiled import Compiled, alternate, write
+from compiled import Compiled, alternate
+from report import write
 
 import vit_jax
 from vit_jax.models import MaskedAutoencoder
@@ -150,7 +151,7 @@ def main() -> None:
     args = parser.parse_args()
     what = "loss and gradient of a masked autoencoder, beside one that encodes every patch"
     results = measure(args.models, args.sizes, args.batch, args.dtype, args.rounds)
-    write(args.output, what, args.dtype, args.rounds, results)
+    write(args.output, what, results, dtype=args.dtype, rounds=args.rounds)
 
 
 if __name__ == "__main__":

@@ -18,16 +18,14 @@ and PyTorch's, by the operations of the model (`model.flops()`, three times that
 """
 
 import argparse
-import json
 import pathlib
 import statistics
 import sys
 from typing import Any
 
 from contenders import CEILINGS, CHECKOUTS, CONTENDERS, Work
+from report import write
 from rounds import Running, take_turns
-
-from vit_jax.measure import machine
 
 RESULTS = pathlib.Path(__file__).parent / "results/steps.json"
 WORKS = {
@@ -180,16 +178,13 @@ def main() -> None:
             result["times_the_best"] = ratios(result)
             results.setdefault(name, {})[comparison] = result
             print(table(name, comparison, result), flush=True)
-    report = {
-        "what": "forward passes and updates, side by side",
-        "rounds": arguments.rounds,
-        "machine": machine.describe(["jax", "jaxlib", "flax", "torch", "timm", "transformers"])
-        | machine.describe_devices(),
-        "results": results,
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {arguments.output}")
+    write(
+        arguments.output,
+        "forward passes and updates, side by side",
+        results,
+        ["jax", "jaxlib", "flax", "torch", "timm", "transformers"],
+        rounds=arguments.rounds,
+    )
 
 
 if __name__ == "__main__":

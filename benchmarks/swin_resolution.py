@@ -18,7 +18,8 @@ import pathlib
 from typing import Any
 
 import jax
-from compiled import Compiled, alternate, write
+from compiled import Compiled, alternate
+from report import write
 
 import vit_jax
 
@@ -72,7 +73,7 @@ def main() -> None:
     args = parser.parse_args()
     what = "one image through Swin and a plain ViT of the same width"
     results = measure(args.sizes, args.dtype, args.backend, args.rounds)
-    write(args.output, what, args.dtype, args.rounds, results)
+    write(args.output, what, results, dtype=args.dtype, rounds=args.rounds)
 
 
 if __name__ == "__main__":

@@ -34,13 +34,12 @@ def build(work: Work, variant: str, checkout: pathlib.Path | None) -> Steps:
     sys.path.insert(0, str(checkout))
     size, patch = _size(work.model)
     images = jax.random.normal(jax.random.key(0), (work.batch, work.image_size, work.image_size, 3))
-    init, logits = _PEERS[_which(checkout)](size, patch, work)
+    init, logits = _PEERS[_which(checkout)](size, patch, work, scan=variant == "scan")
+    if work.kind == "compile":
+        return _compilations(init, logits, images)
     params = jax.jit(init)(jax.random.key(1), images)["params"]
-    return (
-        _forward(logits, params, images)
-        if work.kind == "forward"
-        else _train(logits, params, images)
-    )
+    make = _forward if work.kind == "forward" else _train
+    return make(logits, params, images)
 
 
 def _size(model: str) -> tuple[str, int]:
@@ -62,14 +61,15 @@ def _which(checkout: pathlib.Path) -> str:
     raise FileNotFoundError(f"{checkout} has none of {', '.join(files)}")
 
 
-def _big_vision(size: str, patch: int, work: Work) -> tuple[Callable, Logits]:
+def _big_vision(size: str, patch: int, work: Work, scan: bool) -> tuple[Callable, Logits]:
     from big_vision.models import vit
 
-    model = vit.Model(CLASSES, variant=f"{size}/{patch}", pool_type="tok", dtype_mm=work.dtype)
+    options = dict(pool_type="tok", dtype_mm=work.dtype, scan=scan)
+    model = vit.Model(CLASSES, variant=f"{size}/{patch}", **options)
     return model.init, lambda params, images: model.apply({"params": params}, images)[0]
 
 
-def _vision_transformer(size: str, patch: int, work: Work) -> tuple[Callable, Logits]:
+def _vision_transformer(size: str, patch: int, work: Work, scan: bool) -> tuple[Callable, Logits]:
     from ml_collections import ConfigDict
 
     from vit_jax import models_vit
@@ -94,7 +94,7 @@ def _vision_transformer(size: str, patch: int, work: Work) -> tuple[Callable, Lo
     return init, lambda params, images: model.apply({"params": params}, images, train=False)
 
 
-def _deit3(size: str, patch: int, work: Work) -> tuple[Callable, Logits]:
+def _deit3(size: str, patch: int, work: Work, scan: bool) -> tuple[Callable, Logits]:
     sys.path.insert(0, str(pathlib.Path(sys.path[0]) / "src"))
     from modeling import ViT
 
@@ -121,27 +121,48 @@ def _forward(logits: Logits, params: Any, images: jax.Array) -> Steps:
     return steps
 
 
-def _train(logits: Logits, params: Any, images: jax.Array) -> Steps:
+def _update(logits: Logits) -> tuple[optax.GradientTransformation, Callable]:
+    """The optimizer, and a jitted update ((params, moments), images) -> ((params, moments), loss).
+
+    The first argument is donated.
+    """
     optimizer = optax.adamw(1e-3, weight_decay=0.0)
-    labels = jnp.zeros(len(images), jnp.int32)
-    state = (params, optimizer.init(params))
 
-    def loss(params: Any) -> jax.Array:
-        found = logits(params, images).astype(jnp.float32)
-        return optax.softmax_cross_entropy_with_integer_labels(found, labels).mean()
+    def update(state: Any, images: jax.Array) -> tuple[Any, jax.Array]:
+        labels = jnp.zeros(len(images), jnp.int32)
 
-    def update(state: Any) -> tuple[Any, jax.Array]:
+        def loss(params: Any) -> jax.Array:
+            found = logits(params, images).astype(jnp.float32)
+            return optax.softmax_cross_entropy_with_integer_labels(found, labels).mean()
+
         params, moments = state
         value, gradients = jax.value_and_grad(loss)(params)
         updates, moments = optimizer.update(gradients, moments, params)
         return (optax.apply_updates(params, updates), moments), value
 
-    step = jax.jit(update, donate_argnums=0)
+    return optimizer, jax.jit(update, donate_argnums=0)
+
+
+def _train(logits: Logits, params: Any, images: jax.Array) -> Steps:
+    optimizer, update = _update(logits)
+    state = (params, optimizer.init(params))
 
     def steps(count: int) -> None:
         nonlocal state
         for _ in range(count):
-            state, value = step(state)
+            state, value = update(state, images)
         jax.block_until_ready((state, value))
+
+    return steps
+
+
+def _compilations(init: Callable, logits: Logits, images: jax.Array) -> Steps:
+    params = jax.eval_shape(init, jax.random.key(1), images)["params"]
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            jax.clear_caches()
+            optimizer, update = _update(logits)
+            update.lower((params, jax.eval_shape(optimizer.init, params)), images).compile()
 
     return steps

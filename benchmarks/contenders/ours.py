@@ -11,8 +11,10 @@ import jax.numpy as jnp
 
 import vit_jax
 from contenders import Steps, Work
-from vit_jax.measure.benchmark import program_of
+from vit_jax.ahead.program import compile_step
+from vit_jax.measure.benchmark import config_of, program_of
 from vit_jax.measure.programs import matmul
+from vit_jax.training.experiment import Experiment
 
 CLASSES = 1000
 # Names that have no model of their own: of the base model with other widths.
@@ -24,12 +26,25 @@ def build(work: Work, variant: str, checkout: pathlib.Path | None) -> Steps:
     if work.kind == "matmul":
         return matmul(work.batch, work.dtype)[0].timed
     module = make_model(work, scan=variant == "scan")
+    if work.kind == "compile":
+        return _compilations(module.clone(dtype=work.dtype), work.batch)
     params = None
     if work.kind == "forward":
         images = jnp.zeros((1, work.image_size, work.image_size, 3))
         params = jax.jit(module.init)(jax.random.key(0), images)["params"]
     what = "forward" if work.kind == "forward" else "train"
     return program_of(module, params, what, work.dtype, work.batch)[0].timed
+
+
+def _compilations(module: Any, batch: int) -> Steps:
+    experiment = Experiment(config_of(module, batch), jax.devices()[:1])
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            jax.clear_caches()
+            compile_step(experiment, progress=lambda text: None)
+
+    return steps
 
 
 def make_model(work: Work, scan: bool = False) -> Any:

@@ -283,18 +283,18 @@ def _forward(module: Any, params: Any, batch: int) -> tuple[Program, float]:
 
 def _train(module: Any, batch: int) -> tuple[Program, float]:
     """A step of `vit_jax.train`; its state is donated from call to call."""
-    experiment = Experiment(_config(module, batch), jax.devices()[:1])
+    experiment = Experiment(config_of(module, batch), jax.devices()[:1])
     step = compile_step(experiment, progress=lambda text: None)  # a bar shows how far it is
     if isinstance(step, TooLarge):
         raise UserError(f"a batch of {batch} takes {bytes_text(step.needed)}: give less")
     state, constants = experiment.state_factory.create(), experiment.train_step().constants
-    arguments = (state, _batch(experiment), _no_wishes(experiment), constants)
+    arguments = (state, random_batch(experiment), _no_wishes(experiment), constants)
     program = Program(step.compiled, arguments, step.seconds, carries=True)
     return program, float(batch * experiment.training_flops())
 
 
-def _config(module: Any, batch: int) -> Any:
-    """The configuration of a run of that module, on one device."""
+def config_of(module: Any, batch: int) -> Any:
+    """The configuration of a run of that module, with a batch of that size, on one device."""
     config = base_config()
     fields = [f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name")]
     config.model = {"name": names_of(module)[0], **{x: getattr(module, x) for x in fields}}
@@ -308,7 +308,7 @@ def _config(module: Any, batch: int) -> Any:
     return resolve(config, batch, max(module.num_classes, 1))
 
 
-def _batch(experiment: Experiment) -> dict[str, jax.Array]:
+def random_batch(experiment: Experiment) -> dict[str, jax.Array]:
     """Random pictures, all of class 0, as the data pipeline gives them."""
     rng = np.random.default_rng(0)
 

@@ -224,6 +224,10 @@ class Checkpoints:
                 force=True,  # without it a save that Orbax sees no need for is left out silently
             )
 
+    def is_writing(self) -> bool:
+        """Whether the latest checkpoint is not complete yet."""
+        return self._manager.is_saving_in_progress()
+
     def wait(self) -> None:
         """Waits until the latest checkpoint is complete on the disk.
 

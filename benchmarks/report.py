@@ -1,0 +1,33 @@
+"""Files of results: what was measured, on which machine, with which versions."""
+
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from vit_jax.measure import machine
+
+
+def write(
+    path: pathlib.Path,
+    what: str,
+    results: Any,
+    libraries: Iterable[str] = ("jax", "jaxlib", "flax"),
+    devices: bool = True,
+    **about: Any,
+) -> None:
+    """Writes results and says where.
+
+    Args:
+        path: of the file.
+        what: was measured, in words.
+        results: as JSON has them.
+        libraries: whose versions are noted.
+        devices: whether JAX's are named; it has to be loaded for that.
+        **about: how it was measured.
+    """
+    where = machine.describe(libraries) | (machine.describe_devices() if devices else {})
+    report = {"what": what, **about, "machine": where, "results": results}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"written to {path}")
