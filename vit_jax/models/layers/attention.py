@@ -24,7 +24,7 @@ from vit_jax.errors import UserError
 from vit_jax.models.layers.drop import Key, dropout, split
 from vit_jax.models.layers.linear import Linear, named
 from vit_jax.models.layers.norm import make_norm
-from vit_jax.models.layers.platform import platform
+from vit_jax.models.layers.platform import on_one_cpu, platform
 from vit_jax.models.layers.rope import rotate
 
 BACKENDS = ("auto", "xla", "cudnn", "pallas")
@@ -114,15 +114,27 @@ def _xla(
     return_weights: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum("...nhd,...mhd->...hnm", query, key, preferred_element_type=wide)
+    if on_one_cpu():  # heads in front: the products are of whole matrices then
+        query, key, value = (x.swapaxes(-3, -2) for x in (query, key, value))
+    query_axes, key_axes = ("hnd", "hmd") if on_one_cpu() else ("nhd", "mhd")
+    product = f"...{query_axes},...{key_axes}->...hnm"
+    scores = jnp.einsum(product, query, key, preferred_element_type=wide)
     # Scaled in `wide` too.
     scores *= query.shape[-1] ** -0.5 if scale is None else scale.astype(wide)[:, None, None]
     if bias is not None:
         scores += bias.astype(wide)
-    weights = jax.nn.softmax(scores, axis=-1)
+    # The softmax's division comes after the sum over the values, which has fewer numbers.
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    total = weights.sum(axis=-1)
     dropped = dropout(weights, drop, drop_key).astype(value.dtype)
-    mixed = jnp.einsum("...hnm,...mhd->...nhd", dropped, value)
-    return mixed, weights if return_weights else None
+    mixed = jnp.einsum(
+        f"...hnm,...{key_axes}->...{query_axes}", dropped, value, preferred_element_type=wide
+    )
+    share = total if on_one_cpu() else total.swapaxes(-2, -1)
+    mixed = (mixed / share[..., None]).astype(value.dtype)
+    if on_one_cpu():
+        mixed = mixed.swapaxes(-3, -2)
+    return mixed, weights / total[..., None] if return_weights else None
 
 
 def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -286,10 +298,12 @@ class Attention(nn.Module):
             qkv = qkv + bias.astype(qkv.dtype)
         own = ("batch", "tokens", *(None,) * (x.ndim - 3), "heads", "head_dim")
         every = ("batch", None, "heads", "head_dim") if x.ndim == 3 else own
-        parts = jnp.moveaxis(qkv, -3, 0)
-        return tuple(
-            nn.with_logical_constraint(parts[i], axes) for i, axes in enumerate((own, every, every))
-        )
+        if on_one_cpu():  # as `attend` wants them there, in one pass over the memory
+            qkv = qkv.swapaxes(-4, -2)
+        parts = (part.squeeze(-3) for part in jnp.split(qkv, 3, axis=-3))
+        if on_one_cpu():
+            parts = (part.swapaxes(-3, -2) for part in parts)
+        return tuple(map(nn.with_logical_constraint, parts, (own, every, every)))
 
     def _logit_scale(self) -> jax.Array:
         """What cosines are multiplied by `(h,)`: `exp` of a parameter, 10 at first."""

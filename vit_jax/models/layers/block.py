@@ -1,5 +1,7 @@
 """The transformer block: norms before its branches or after them, in sequence or in parallel."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +13,7 @@ from vit_jax.models.layers.drop import Key, drop_path, split
 from vit_jax.models.layers.linear import token_axes
 from vit_jax.models.layers.mlp import Mlp
 from vit_jax.models.layers.norm import make_norm
+from vit_jax.models.layers.platform import on_one_cpu
 from vit_jax.models.layers.scale import LayerScale
 
 
@@ -78,24 +81,24 @@ class Block(nn.Module):
                 branch = LayerScale(self.init_values, **common, name=scale)(branch)
             if self.stochastic:
                 branch = drop_path(branch, drop_path_rate, key)
-            return x + branch
+            return _by_rows(jnp.add, x, branch)
 
-        norm1 = self._norm("norm1")
+        norm1, norm2 = self._norm("norm1"), self._norm("norm2")
         y = x if self.post_norm else norm1(x)
         mixed, weights = attn(y, position, keys[0], "attention" in self.capture)
         if self.post_norm:
             x = residual(x, norm1(mixed), "ls1", keys[2])
-            x = residual(x, self._norm("norm2")(mlp(x, keys[1])), "ls2", keys[3])
+            x = residual(x, norm2(mlp(x, keys[1])), "ls2", keys[3])
         elif self.parallel:
             x = residual(x, mixed + mlp(y, keys[1]), "ls1", keys[2])
         else:
             x = residual(x, mixed, "ls1", keys[2])
-            x = residual(x, mlp(self._norm("norm2")(x), keys[1]), "ls2", keys[3])
+            x = residual(x, mlp(norm2(x), keys[1]), "ls2", keys[3])
         found = {"tokens": x, "attention": weights}
         return x, {name: found[name] for name in self.capture}
 
-    def _norm(self, name: str) -> nn.Module:
-        return make_norm(
+    def _norm(self, name: str) -> Callable[[jax.Array], jax.Array]:
+        norm = make_norm(
             self.norm_layer,
             epsilon=self.norm_eps,
             scale_init=nn.initializers.zeros if self.post_norm else nn.initializers.ones,
@@ -103,3 +106,17 @@ class Block(nn.Module):
             param_dtype=self.param_dtype,
             name=name,
         )
+        return functools.partial(_by_rows, norm)
+
+
+def _by_rows(function: Callable[..., jax.Array], *tokens: jax.Array) -> jax.Array:
+    """`function` of tokens, each a row of a matrix on one CPU.
+
+    Products have them as rows. What an elementwise function has in their shape, XLA computes once
+    and keeps; in another shape it computes it again for each that uses it, the gradient of the
+    residual stream from the last block on for every block before.
+    """
+    if not on_one_cpu():
+        return function(*tokens)
+    shape = tokens[0].shape
+    return function(*(x.reshape(-1, shape[-1]) for x in tokens)).reshape(shape)

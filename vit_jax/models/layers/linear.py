@@ -1,5 +1,6 @@
 """Linear maps whose parameters carry logical axis names."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
 from vit_jax.models.layers.initial import Initializer, initializers, zeros
-from vit_jax.models.layers.platform import on_several_tpus
+from vit_jax.models.layers.platform import on_one_cpu, on_several_tpus
 
 Axes = tuple[str | None, ...]
 
@@ -26,6 +27,23 @@ def token_axes(ndim: int, last: str) -> Axes:
     """
     between = ("tokens", *(None,) * (ndim - 3)) if ndim > 2 else ()
     return ("batch", *between, last)
+
+
+def product(x: jax.Array, kernel: jax.Array, inputs: int = 1) -> jax.Array:
+    """Sums over the last `inputs` axes of `x` and the first of `kernel`: `(..., *outputs)`.
+
+    On one CPU it is a product of two matrices, with a row for each token. Of more axes XLA takes
+    the gradient of a kernel by writing the gradient of the outputs anew, axes turned round: it
+    computes all that leads to it once more, down the columns of the memory. That was a third of an
+    update of ViT-Ti.
+    """
+    leading, outputs = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
+    if on_one_cpu():
+        width = math.prod(kernel.shape[:inputs])
+        y = x.reshape(math.prod(leading), width) @ kernel.reshape(width, math.prod(outputs))
+        return y.reshape(*leading, *outputs)
+    contracted = tuple(range(len(leading), x.ndim)), tuple(range(inputs))
+    return jax.lax.dot_general(x, kernel, (contracted, ((), ())))
 
 
 class Linear(nn.Module):
@@ -76,8 +94,7 @@ class Linear(nn.Module):
             kernel = _merge_heads(kernel, at)
             if at < inputs:
                 x, inputs = x.reshape(*x.shape[:-2], -1), inputs - 1
-        contracted = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
-        y = jax.lax.dot_general(x, kernel, (contracted, ((), ())))
+        y = product(x, kernel, inputs)
         y = y.reshape(*x.shape[: x.ndim - inputs], *self.features)
         return y if bias is None else y + bias
 

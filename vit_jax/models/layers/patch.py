@@ -8,7 +8,7 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
 from vit_jax.models.layers.initial import initializers
-from vit_jax.models.layers.linear import Linear, named
+from vit_jax.models.layers.linear import Linear, named, product
 from vit_jax.models.layers.norm import make_norm
 
 
@@ -59,7 +59,7 @@ class PatchEmbed(nn.Module):
         images, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
         b, height, width, _ = images.shape
         patches = images.reshape(b, height // ph, ph, width // pw, pw, channels)
-        tokens = jnp.einsum("bhpwqc,pqcd->bhwd", patches, kernel)
+        tokens = product(patches.swapaxes(2, 3), kernel, inputs=3)
         return tokens if bias is None else tokens + bias
 
 

@@ -12,3 +12,8 @@ def platform() -> str:
 def on_several_tpus() -> bool:
     """Whether it is traced for a mesh of more than one TPU."""
     return jax.sharding.get_abstract_mesh().size > 1 and platform() == "tpu"
+
+
+def on_one_cpu() -> bool:
+    """Whether it is traced for a CPU that nothing is split over."""
+    return jax.sharding.get_abstract_mesh().size <= 1 and platform() == "cpu"
