@@ -3,15 +3,14 @@
 For one image, n tokens of width d, h heads, an MLP e wide, s bytes a number (4, or 2 in bfloat16):
 
     norms      2 (4 + s) n d + 8 n         standardised in float32, the result; deviations
-    attention  (4 s + 4) n d               queries, keys, values, what was mixed; in float32 before
-    scores     (4 + s) h n^2 + 8 h n       exponentials in float32, and in s bytes; sums
+    attention  4 s n d                     queries, keys, values, and what was mixed
+    scores     (4 + s) h n^2 + 8 h n       exponentials in float32, weights; maximum and sum
     MLP        2 s n e                     GELU's result and its derivative
 
-In float32 the exponentials are kept once, 4 h n^2. For e = 4 d that is 40 n d + 6 h n^2 bytes a
-block in bfloat16, the small terms left out, and 68 n d + 4 h n^2 in float32. Korthikanti et al.
-2022, "Reducing Activation Recomputation in Large Transformer Models", section 4.1, have
-34 n d + 5 h n^2 for 16 bits, dropout's masks included: their norms keep what they were given, in
-16 bits.
+For e = 4 d that is 36 n d + 6 h n^2 bytes a block in bfloat16, the small terms left out, and
+64 n d + 8 h n^2 in float32. Korthikanti et al. 2022, "Reducing Activation Recomputation in Large
+Transformer Models", section 4.1, have 34 n d + 5 h n^2 for 16 bits, dropout's masks included: their
+norms keep what they were given, in 16 bits.
 """
 
 import numpy as np
@@ -32,11 +31,10 @@ def block_keeps(n: int, d: int, heads: int, hidden: int, itemsize: int) -> dict[
         hidden: width of the MLP.
         itemsize: bytes of a number of the computation dtype.
     """
-    narrow = itemsize if itemsize < 4 else 0
     return {
         parts.NORMS: 2 * (4 + itemsize) * n * d + 8 * n,
-        parts.ATTENTION: (4 * itemsize + 4) * n * d,
-        parts.SCORES: (4 + narrow) * heads * n * n + 8 * heads * n,
+        parts.ATTENTION: 4 * itemsize * n * d,
+        parts.SCORES: (4 + itemsize) * heads * n * n + 8 * heads * n,
         parts.MLP: 2 * itemsize * n * hidden,
     }
 

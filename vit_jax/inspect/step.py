@@ -1,7 +1,8 @@
 """The training step of a configuration, traced on one device: what it computes and holds.
 
-Blocks run under a scan where they can: one is traced for all of them. What is kept is the same as
-unrolled, byte by byte, and so is what XLA lays out, nearly (docs/inspect.md).
+Layers are laid out as for a GPU or a TPU. Blocks run under a scan where they can: one is traced for
+all of them. What is kept is the same as unrolled, byte by byte, and so is what XLA lays out, nearly
+(docs/inspect.md).
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 from vit_jax.ahead.teacher import described_model
 from vit_jax.inspect import live
 from vit_jax.models import field_ranges
+from vit_jax.models.layers.platform import laid_out_for_accelerators
 from vit_jax.models.mae import MaskedAutoencoder, num_kept
 from vit_jax.models.partitioning import PlainModule
 from vit_jax.models.swin import SwinTransformer
@@ -54,16 +56,19 @@ class Step:
         self.experiment = experiment
         self.is_score = live.scores_of(tokens(experiment.module))
 
+    @laid_out_for_accelerators()
     def kept(self) -> list[live.Kept]:
         """Returns what the backward pass needs of the forward pass, see `live.kept`."""
         params, *others = self.arguments(self._rows)
         return live.kept(self.loss, params, *others, is_score=self.is_score)
 
+    @laid_out_for_accelerators()
     def gradient(self, rows: int) -> Any:
         """Returns the traced program of the gradient for so many images."""
         gradient = jax.value_and_grad(self.loss, has_aux=True)
         return live.program(gradient, *self.arguments(rows))
 
+    @laid_out_for_accelerators()
     def forward(self, rows: int) -> Any:
         """Returns the traced program of a prediction, without training."""
         module = self.experiment.module

@@ -113,28 +113,53 @@ def _xla(
     drop_key: Key,
     return_weights: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    if on_one_cpu():  # heads in front: the products are of whole matrices then
-        query, key, value = (x.swapaxes(-3, -2) for x in (query, key, value))
-    query_axes, key_axes = ("hnd", "hmd") if on_one_cpu() else ("nhd", "mhd")
-    product = f"...{query_axes},...{key_axes}->...hnm"
-    scores = jnp.einsum(product, query, key, preferred_element_type=wide)
-    # Scaled in `wide` too.
-    scores *= query.shape[-1] ** -0.5 if scale is None else scale.astype(wide)[:, None, None]
-    if bias is not None:
-        scores += bias.astype(wide)
-    # The softmax's division comes after the sum over the values, which has fewer numbers.
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    total = weights.sum(axis=-1)
-    dropped = dropout(weights, drop, drop_key).astype(value.dtype)
-    mixed = jnp.einsum(
-        f"...hnm,...{key_axes}->...{query_axes}", dropped, value, preferred_element_type=wide
-    )
-    share = total if on_one_cpu() else total.swapaxes(-2, -1)
-    mixed = (mixed / share[..., None]).astype(value.dtype)
     if on_one_cpu():
-        mixed = mixed.swapaxes(-3, -2)
-    return mixed, weights / total[..., None] if return_weights else None
+        return _by_head(query, key, value, bias, scale, drop, drop_key, return_weights)
+    scores = _scores("...nhd,...mhd->...hnm", query, key, bias, scale)
+    weights = jax.nn.softmax(scores, axis=-1)
+    dropped = dropout(weights, drop, drop_key).astype(value.dtype)
+    mixed = jnp.einsum("...hnm,...mhd->...nhd", dropped, value)
+    return mixed, weights if return_weights else None
+
+
+def _scores(
+    product: str,
+    query: jax.Array,
+    key: jax.Array,
+    bias: jax.Array | None,
+    scale: jax.Array | None,
+) -> jax.Array:
+    """What the softmax is taken of `(..., h, n, m)`, in at least float32, scaled in it too."""
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum(product, query, key, preferred_element_type=wide)
+    scores *= query.shape[-1] ** -0.5 if scale is None else scale.astype(wide)[:, None, None]
+    return scores if bias is None else scores + bias.astype(wide)
+
+
+def _by_head(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | None,
+    scale: jax.Array | None,
+    drop: float,
+    drop_key: Key,
+    return_weights: bool,
+) -> tuple[jax.Array, jax.Array | None]:
+    """The same as a CPU has it fastest.
+
+    Heads come before tokens: each has matrices of its own. The softmax's division comes after the
+    sum over the values, so no second array of `(n, m)` numbers is made, nor kept for the gradient.
+    (Compiled for a TPU, that moves a sixth more bytes, not fewer.)
+    """
+    query, key, value = (x.swapaxes(-3, -2) for x in (query, key, value))
+    scores = _scores("...nd,...md->...nm", query, key, bias, scale)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    total = weights.sum(axis=-1, keepdims=True)
+    dropped = dropout(weights, drop, drop_key).astype(value.dtype)
+    mixed = jnp.einsum("...nm,...md->...nd", dropped, value, preferred_element_type=scores.dtype)
+    mixed = (mixed / total).astype(value.dtype).swapaxes(-3, -2)
+    return mixed, weights / total if return_weights else None
 
 
 def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -173,6 +198,16 @@ def _pallas_on_one_device(query: jax.Array, key: jax.Array, value: jax.Array) ->
         q, k, v, segment_ids=flash.SegmentIds(q_segments, kv_segments), sm_scale=q.shape[-1] ** -0.5
     )
     return mixed.swapaxes(1, 2)[:, : query.shape[1]]
+
+
+def _split_by_head(qkv: jax.Array) -> list[jax.Array]:
+    """Parts of `(..., n, 3, h, hd)`, each `(..., n, h, hd)`, that lie in memory head by head.
+
+    It is one pass over the memory, as `_by_head` wants it; and the gradient is put together at
+    once, not each part padded with zeros and the three added.
+    """
+    parts = jnp.split(qkv.swapaxes(-4, -2), 3, axis=-3)  # of (..., h, 3, n, hd)
+    return [part.squeeze(-3).swapaxes(-3, -2) for part in parts]
 
 
 MAX_LOGIT_SCALE = 100.0  # Swin V2's learned temperature is kept above 0.01
@@ -298,12 +333,10 @@ class Attention(nn.Module):
             qkv = qkv + bias.astype(qkv.dtype)
         own = ("batch", "tokens", *(None,) * (x.ndim - 3), "heads", "head_dim")
         every = ("batch", None, "heads", "head_dim") if x.ndim == 3 else own
-        if on_one_cpu():  # as `attend` wants them there, in one pass over the memory
-            qkv = qkv.swapaxes(-4, -2)
-        parts = (part.squeeze(-3) for part in jnp.split(qkv, 3, axis=-3))
-        if on_one_cpu():
-            parts = (part.swapaxes(-3, -2) for part in parts)
-        return tuple(map(nn.with_logical_constraint, parts, (own, every, every)))
+        parts = _split_by_head(qkv) if on_one_cpu() else jnp.moveaxis(qkv, -3, 0)
+        return tuple(
+            nn.with_logical_constraint(parts[i], axes) for i, axes in enumerate((own, every, every))
+        )
 
     def _logit_scale(self) -> jax.Array:
         """What cosines are multiplied by `(h,)`: `exp` of a parameter, 10 at first."""

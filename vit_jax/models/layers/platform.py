@@ -1,6 +1,12 @@
 """What a function is traced for: some choices of layout differ by platform."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import jax
+
+_for_accelerators = contextvars.ContextVar("for_accelerators", default=False)
 
 
 def platform() -> str:
@@ -15,5 +21,16 @@ def on_several_tpus() -> bool:
 
 
 def on_one_cpu() -> bool:
-    """Whether it is traced for a CPU that nothing is split over."""
-    return jax.sharding.get_abstract_mesh().size <= 1 and platform() == "cpu"
+    """Whether it is traced for a CPU, and for no other device beside it."""
+    alone = jax.sharding.get_abstract_mesh().size <= 1 and not _for_accelerators.get()
+    return alone and platform() == "cpu"
+
+
+@contextlib.contextmanager
+def laid_out_for_accelerators() -> Iterator[None]:
+    """What is traced within is laid out as for a GPU or a TPU, though it is traced on a CPU."""
+    token = _for_accelerators.set(True)
+    try:
+        yield
+    finally:
+        _for_accelerators.reset(token)
