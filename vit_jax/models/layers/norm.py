@@ -19,8 +19,8 @@ NORMS = ("layernorm", "layernorm_nobias", "rmsnorm")
 def standardized(x: jax.Array, epsilon: float) -> jax.Array:
     """`(x - mean) / sqrt(variance + epsilon)` over the last axis (Ba et al. 2016, eq. 4).
 
-    Its derivative is written down below: three means fewer than what its parts' derivatives add
-    up to, and `y`, which is there, in the place of what leads to it.
+    Its derivative is written down below: two means, and `y`, which is there, in the place
+    of what leads to it.
     """
     return _standardized(x, epsilon)[0]
 
