@@ -9,6 +9,7 @@ import pytest
 from flax import traverse_util
 
 import vit_jax
+from tests.applied import apply
 from tests.models.test_vit import matmul_flops
 from vit_jax import models
 from vit_jax.errors import UserError
@@ -45,7 +46,7 @@ def params(images):
 
 
 def forward(module, params, images, noise, **options):
-    return module.apply({"params": params}, images, noise=noise, **options)
+    return apply(module, params, images, noise=noise, **options)
 
 
 run = jax.jit(forward, static_argnums=0)

@@ -11,6 +11,7 @@ import pytest
 from flax import linen as nn
 
 import vit_jax
+from tests.applied import apply
 from vit_jax.models import logical_axes, resample_params, stack_blocks, unstack_blocks
 from vit_jax.models.layers import attention
 
@@ -195,7 +196,7 @@ def test_bfloat16_computes_in_bfloat16_and_answers_in_float32():
     x = images()
     params = drawn(build(), x)
     module = build(dtype="bfloat16")
-    logits, seen = module.apply({"params": params}, x, capture=("tokens",))
+    logits, seen = apply(module, params, x, capture=("tokens",))
     assert logits.dtype == jnp.float32
     assert seen.tokens.dtype == jnp.bfloat16
     shapes = jax.eval_shape(module.init, jax.random.key(0), x)
@@ -242,7 +243,7 @@ def test_position_kinds_add_what_they_say():
         lambda s: np.random.default_rng(0).normal(size=s.shape),
         nn.unbox(jax.eval_shape(lambda: module.init(jax.random.key(0), grid)))["params"],
     )
-    rows = module.apply({"params": params}, grid)
+    rows = apply(module, params, grid)
     np.testing.assert_array_equal(rows[0, :2], 0)
     expected = params["row"][:, 0][2] + params["column"][0][4]
     np.testing.assert_allclose(rows[0, 2 + 2 * 5 + 4], expected, rtol=1e-6)
@@ -280,11 +281,11 @@ def test_learned_positions_break_the_symmetry_of_patches(options):
     # Without positions a permutation of whole patches changes nothing.
     swapped = np.concatenate([x[:, 8:], x[:, :8]], axis=1)
     params = drawn(free, x)
-    free_outputs = [free.apply({"params": params}, i) for i in (x, swapped)]
+    free_outputs = [apply(free, params, i) for i in (x, swapped)]
     np.testing.assert_allclose(*free_outputs, rtol=1e-4, atol=1e-5)
     module = build(**options)
     params = drawn(module, x)
-    outputs = [np.asarray(module.apply({"params": params}, i)) for i in (x, swapped)]
+    outputs = [np.asarray(apply(module, params, i)) for i in (x, swapped)]
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-4  # a hundred times float32's rounding
 
 
@@ -299,7 +300,7 @@ def test_pools():
     }.items():
         module = build(global_pool=pool, num_classes=0, reg_tokens=2, fc_norm=False)
         params = drawn(module, x)
-        output, seen = module.apply({"params": params}, x, capture=("features",))
+        output, seen = apply(module, params, x, capture=("features",))
         assert output.shape == shape
         expected = {
             "token": seen.features[:, 0],
@@ -324,7 +325,7 @@ def test_pre_logits_layer():
     )
     hidden = np.tanh(features @ params["pre_logits"]["kernel"] + params["pre_logits"]["bias"])
     expected = hidden @ params["head"]["kernel"] + params["head"]["bias"]
-    np.testing.assert_allclose(module.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(apply(module, params, x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_no_key_bias():
@@ -342,8 +343,8 @@ def test_no_key_bias():
         },
         "proj": attn["proj"],
     }
-    expected = with_bias.apply({"params": full}, x)
-    np.testing.assert_allclose(without.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
+    expected = apply(with_bias, full, x)
+    np.testing.assert_allclose(apply(without, params, x), expected, rtol=1e-4, atol=1e-5)
     assert "bias" not in attn["qkv"]
 
 
@@ -354,7 +355,7 @@ def test_capture_takes_names_and_gives_what_was_asked_for():
     x = images()
     module = build()
     params = drawn(module, x)
-    _, seen = module.apply({"params": params}, x, capture=("features",))
+    _, seen = apply(module, params, x, capture=("features",))
     assert seen.features.shape == (2, 17, 32)
     assert seen.tokens is None
     assert seen.attention is None
@@ -368,13 +369,13 @@ def test_attention_maps_are_the_weights_that_were_used():
     for scan in (False, True):
         module = build(scan=scan, reg_tokens=1)
         params = drawn(module, x)
-        plain = module.apply({"params": params}, x)
-        logits, seen = module.apply({"params": params}, x, capture=ALL)
+        plain = apply(module, params, x)
+        logits, seen = apply(module, params, x, capture=ALL)
         np.testing.assert_allclose(logits, plain, rtol=1e-5, atol=1e-5)
         assert seen.attention.shape == (3, 2, 4, 18, 18)
         assert seen.tokens.shape == (3, 2, 18, 32)
         np.testing.assert_allclose(seen.attention.sum(-1), 1.0, atol=1e-5)
-        normed = module.apply({"params": params}, seen.tokens[-1], method="normalize")
+        normed = apply(module, params, seen.tokens[-1], method="normalize")
         np.testing.assert_allclose(seen.features, normed, rtol=1e-5, atol=1e-5)
 
 
@@ -402,8 +403,8 @@ def test_patch_dropout_keeps_the_stated_number_and_the_prefix():
     module = build(patch_drop_rate=0.5, reg_tokens=2, rope="axial")
     params = drawn(module, x)
     rngs = {"dropout": jax.random.key(0)}
-    _, seen = module.apply({"params": params}, x, train=True, capture=ALL[:1], rngs=rngs)
-    full, _ = module.apply({"params": params}, jnp.asarray(x), method="embed")
+    _, seen = apply(module, params, x, train=True, capture=ALL[:1], rngs=rngs)
+    full, _ = apply(module, params, jnp.asarray(x), method="embed")
     assert seen.embedding.shape == (3, 3 + 8, 32)
     np.testing.assert_allclose(seen.embedding[:, :3], full[:, :3], rtol=1e-5)
     for kept, all_tokens in zip(seen.embedding[:, 3:], full[:, 3:]):
@@ -421,8 +422,8 @@ def test_patch_dropout_keeps_each_patch_at_its_place():
     module = build(patch_drop_rate=0.5, rope="axial", depth=1, pos_embed="none")
     params = drawn(module, x)
     key = jax.random.key(1)
-    kept_tokens, kept_angles = module.apply({"params": params}, jnp.asarray(x), key, method="embed")
-    all_tokens, _ = module.apply({"params": params}, jnp.asarray(x), method="embed")
+    kept_tokens, kept_angles = apply(module, params, jnp.asarray(x), key, method="embed")
+    all_tokens, _ = apply(module, params, jnp.asarray(x), method="embed")
     angles = rope.rope_angles("axial", (4, 4), 8)
     for i in range(3):
         difference = np.abs(kept_tokens[i, 1:, None] - all_tokens[i, None, 1:]).max(-1)
@@ -450,8 +451,8 @@ def test_stochastic_depth_grows_linearly_from_zero():
     module = build(drop_path_rate=0.999, depth=2, init_values=1.0)
     params = drawn(module, x)
     rngs = {"dropout": jax.random.key(0)}
-    _, seen = module.apply({"params": params}, x, train=True, capture=("tokens",), rngs=rngs)
-    _, calm = module.apply({"params": params}, x, capture=("tokens",))
+    _, seen = apply(module, params, x, train=True, capture=("tokens",), rngs=rngs)
+    _, calm = apply(module, params, x, capture=("tokens",))
     np.testing.assert_allclose(seen.tokens[0], calm.tokens[0], rtol=1e-4, atol=1e-4)
     unchanged = np.isclose(seen.tokens[1], seen.tokens[0]).all((1, 2))
     assert unchanged.mean() > 0.9
@@ -461,7 +462,7 @@ def test_evaluation_needs_no_random_key_and_training_says_so():
     x = images()
     module = build(**DROPS)
     params = drawn(module, x)
-    module.apply({"params": params}, x)
+    apply(module, params, x)
     with pytest.raises(Exception, match="dropout"):
         module.apply({"params": params}, x, train=True)
     build().apply({"params": params}, x, train=True)
@@ -491,8 +492,8 @@ def test_other_resolutions_by_resampling():
         )
     }
     np.testing.assert_allclose(
-        module.apply({"params": params}, larger),
-        resized.apply({"params": moved}, larger),
+        apply(module, params, larger),
+        apply(resized, moved, larger),
         rtol=1e-5,
         atol=1e-6,
     )
@@ -507,8 +508,8 @@ def test_parameters_for_another_resolution_and_patch_size(kind):
     new = build(pos_embed=kind, reg_tokens=1, img_size=(24, 20))
     moved = resample_params(params, old, new)
     larger = images(2, (24, 20))
-    expected = old.apply({"params": params}, larger)
-    np.testing.assert_allclose(new.apply({"params": moved}, larger), expected, rtol=1e-5, atol=1e-6)
+    expected = apply(old, params, larger)
+    np.testing.assert_allclose(apply(new, moved, larger), expected, rtol=1e-5, atol=1e-6)
     # Another patch size, of enlarged images: FlexiViT's resize keeps the tokens.
     new = build(pos_embed=kind, reg_tokens=1, img_size=32, patch_size=8)
     moved = resample_params(params, old, new)
@@ -525,7 +526,7 @@ def test_positions_are_resampled_by_the_method_that_is_named(method):
     params = drawn(old, x)
 
     def embed(module, params, x):
-        return np.asarray(module.apply({"params": params}, jnp.asarray(x), method="embed")[0])
+        return np.asarray(apply(module, params, jnp.asarray(x), method="embed")[0])
 
     inside = embed(old, params, larger)
     new = build(pos_resample=method, img_size=(24, 20))
@@ -546,9 +547,7 @@ def test_positions_for_class_and_patches_but_not_for_registers():
     padded = {**params, "pos_embed": {"table": rows}}
     for size in ((16, 16), (24, 20)):
         x = images(2, size)
-        np.testing.assert_array_equal(
-            without.apply({"params": params}, x), with_rows.apply({"params": padded}, x)
-        )
+        np.testing.assert_array_equal(apply(without, params, x), apply(with_rows, padded, x))
     smaller = build(no_embed_reg=True, img_size=(12, 16), **options)
     moved = resample_params(params, without, smaller)
     assert moved["pos_embed"]["table"].shape == (1, 2 + 12, 32)
@@ -565,9 +564,7 @@ def test_a_head_without_a_bias():
         assert len(heads) == 1 + len(options)
         zeros = np.zeros(5, np.float32)
         padded = {**params, **{name: {**params[name], "bias": zeros} for name in heads}}
-        np.testing.assert_array_equal(
-            without.apply({"params": params}, x), build(**options).apply({"params": padded}, x)
-        )
+        np.testing.assert_array_equal(apply(without, params, x), apply(build(**options), padded, x))
 
 
 def test_bad_images_are_refused():

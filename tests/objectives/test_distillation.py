@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import vit_jax
+from tests.applied import apply
 from tests.training import tiny
 from vit_jax import models
 from vit_jax.convert import folder
@@ -111,7 +112,7 @@ def test_each_head_has_its_own_target(batch, token, kind):
     objective = distillation(module, **options)
     params = drawn(module)
     capture = ("features", "heads") if token else ("features",)
-    both, seen = module.apply({"params": params}, batch["image"], capture=capture)
+    both, seen = apply(module, params, batch["image"], capture=capture)
     heads = [
         np.asarray(seen.features[:, i] @ params[name]["kernel"] + params[name]["bias"])
         for i, name in enumerate(("head", "head_dist")[: 1 + token])
@@ -162,7 +163,7 @@ def test_the_teacher_sees_what_is_mixed_and_the_hard_guess_is_not(batch):
     np.testing.assert_array_equal(seen[0], mixed["image"])
     plain, _ = base.loss(params, {}, batch, key, 0)
     np.testing.assert_allclose(metrics["loss_label"], plain, rtol=1e-6)
-    logits = module.apply({"params": params}, mixed["image"])
+    logits = apply(module, params, mixed["image"])
     expected = hard_loss(logits, function(mixed["image"])).mean()
     np.testing.assert_allclose(metrics["loss_teacher"], expected, rtol=1e-6)
 
@@ -183,9 +184,9 @@ def test_its_normalisation_takes_the_place_of_the_students():
     params = teacher.constants().arrays["teacher"]
     got = teacher.logits(params, jnp.asarray((pixels - MEAN[0]) / STD[0], jnp.float32))
     theirs = jnp.asarray((pixels - own.mean) / own.std, jnp.float32)
-    expected = model.module.apply({"params": model.params}, theirs)
+    expected = apply(model.module, model.params, theirs)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
-    assert not np.allclose(got, model.module.apply({"params": model.params}, pixels), atol=0.1)
+    assert not np.allclose(got, apply(model.module, model.params, pixels), atol=0.1)
 
 
 def test_pictures_of_another_size_are_resized(batch):
@@ -193,10 +194,10 @@ def test_pictures_of_another_size_are_resized(batch):
     teacher, model = taught_by(vit(img_size=(12, 16)), grey)
     params = teacher.constants().arrays["teacher"]
     resized = jax.image.resize(batch["image"], (8, 12, 16, 1), "bilinear", antialias=True)
-    expected = model.module.apply({"params": model.params}, resized)
+    expected = apply(model.module, model.params, resized)
     np.testing.assert_array_equal(teacher.logits(params, batch["image"]), expected)
     same, model = taught_by(vit(), grey)
-    expected = model.module.apply({"params": model.params}, batch["image"])
+    expected = apply(model.module, model.params, batch["image"])
     got = same.logits(same.constants().arrays["teacher"], batch["image"])
     np.testing.assert_array_equal(got, expected)  # not touched where nothing differs
 
@@ -214,7 +215,7 @@ def test_it_gets_no_gradient_and_computes_in_its_own_dtype(batch):
     grads, of_teacher = jax.jit(jax.grad(loss, (0, 1)))(params, constants)
     assert all(np.abs(x).max() > 0 for name, x in flat(grads) if "qkv/bias" not in name)
     assert not any(np.asarray(x).any() for _, x in flat(of_teacher))
-    plain = model.module.apply({"params": model.params}, batch["image"])
+    plain = apply(model.module, model.params, batch["image"])
     rough = teacher.logits(constants["teacher"], batch["image"])
     difference = np.abs(rough - plain).max() / np.abs(plain).max()
     assert 1e-5 < difference < 0.1

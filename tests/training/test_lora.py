@@ -11,6 +11,7 @@ import pytest
 from flax import traverse_util
 
 import vit_jax
+from tests.applied import apply
 from tests.training import tiny
 from vit_jax.errors import UserError
 from vit_jax.models import unstack_blocks
@@ -84,14 +85,12 @@ def test_the_merged_model_computes_the_same(name, targets):
     with jax.enable_x64(True):
         params, images = drawn(module, adapters)
         plain, _ = lora.apart(params)
-        without = module.apply({"params": plain}, images)
+        without = apply(module, plain, images)
         with lora.adapt(adapters):
-            adapted = module.apply({"params": params}, images)
+            adapted = apply(module, params, images)
         merged = lora.merge(params, adapters)
         assert jax.tree.structure(merged) == jax.tree.structure(plain)
-        np.testing.assert_allclose(
-            module.apply({"params": merged}, images), adapted, rtol=1e-12, atol=1e-12
-        )
+        np.testing.assert_allclose(apply(module, merged, images), adapted, rtol=1e-12, atol=1e-12)
         assert np.abs(adapted - without).max() > 1e-3
 
 
@@ -150,13 +149,13 @@ def test_gradients_are_those_of_the_merged_model():
 
         def adapted(added):
             with lora.adapt(adapters):
-                return module.apply({"params": lora.together(plain, added)}, images).var()
+                return apply(module, lora.together(plain, added), images).var()
 
         def merged(added):
             params = lora.merge(lora.together(plain, added), adapters)
-            return module.apply({"params": params}, images).var()
+            return apply(module, params, images).var()
 
-        ours, theirs = jax.grad(adapted)(added), jax.grad(merged)(added)
+        ours, theirs = (jax.jit(jax.grad(loss))(added) for loss in (adapted, merged))
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12), ours, theirs
         )
@@ -180,8 +179,8 @@ def test_dropout_is_of_what_enters_the_adapters_alone():
     assert not np.allclose(same, other)
     with lora.adapt(adapters, drop=0.5):  # without keys there is none
         np.testing.assert_allclose(
-            module.apply({"params": params}, images),
-            module.apply({"params": lora.merge(params, adapters)}, images),
+            apply(module, params, images),
+            apply(module, lora.merge(params, adapters), images),
             rtol=2e-5,
             atol=1e-5,
         )
@@ -297,10 +296,10 @@ def test_evaluation_and_export_see_the_merged_model(run):
     params, _ = objective.open(state.ema, state.extra)
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype("f4")
     with lora.adapt(objective.inner.adapters):
-        expected = model.module.apply({"params": params}, images)
-    merged = model.module.apply({"params": model.params}, images)
+        expected = apply(model.module, params, images)
+    merged = apply(model.module, model.params, images)
     np.testing.assert_allclose(merged, expected, rtol=2e-5, atol=2e-5 * np.abs(expected).max())
-    without = model.module.apply({"params": lora.apart(params)[0]}, images)
+    without = apply(model.module, lora.apart(params)[0], images)
     assert not np.allclose(without, expected, rtol=2e-5)
 
 
