@@ -45,7 +45,7 @@ def pick_backend(platform: str, query: jax.Array, needs_weights: bool) -> str:
         head_dim = query.shape[-1]
         fits = query.dtype.itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128
         return "cudnn" if fits else "xla"
-    if platform == "tpu" and query.shape[1] >= PALLAS_MIN_TOKENS:
+    if platform == "tpu" and query.shape[1]:
         return "pallas"
     return "xla"
 
@@ -173,6 +173,7 @@ def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 def _pallas(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """The kernel on each device's own examples and heads; XLA cannot split a kernel by itself."""
+    from vit_jax.models.layers.short_attention import attend_at_once, heads_at_once
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return _pallas_on_one_device(query, key, value)
@@ -184,6 +185,10 @@ def _pallas(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def _pallas_on_one_device(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    from vit_jax.models.layers.short_attention import attend_at_once, heads_at_once
+    b,n,h,hd=query.shape
+    if n<1024 and heads_at_once(n,h,hd,query.dtype.itemsize):
+        return attend_at_once(*(x.reshape(b,n,h*hd) for x in (query,key,value)),h).reshape(b,n,h,hd)
     """Pads the tokens to whole blocks; the padding is a segment that no real token attends to."""
     from jax.experimental.pallas.ops.tpu import flash_attention as flash
 
