@@ -10,7 +10,7 @@ from vit_jax.models.layers.activation import get_activation
 from vit_jax.models.layers.drop import Key, dropout, split
 from vit_jax.models.layers.initial import initializers
 from vit_jax.models.layers.linear import Linear, token_axes
-from vit_jax.models.layers.platform import on_one_cpu
+from vit_jax.models.layers.recompute import recomputed_with
 
 MLPS = ("mlp", "swiglu")
 
@@ -57,7 +57,7 @@ class Mlp(nn.Module):
             fc1 = Linear((self.hidden,), ("embed", "mlp"), bias_init=bias, name="fc1", **common)
         fc2 = Linear((x.shape[-1],), ("mlp", "embed"), bias_init=bias, name="fc2", **common)
 
-        def activated(fc2: Linear, h: jax.Array, key: Key) -> jax.Array:
+        def activate_and_project(fc2: Linear, h: jax.Array, key: Key) -> jax.Array:
             if self.gated:
                 gate, value = jnp.moveaxis(h, -2, 0)
                 h = act(gate) * value
@@ -65,6 +65,6 @@ class Mlp(nn.Module):
                 h = act(h)
             h = nn.with_logical_constraint(h, token_axes(h.ndim, "mlp"))
             return fc2(dropout(h, self.drop, key))
-        if not on_one_cpu():
-            activated = nn.remat(activated, prevent_cse=False, policy=jax.checkpoint_policies.dots_saveable)
-        return dropout(activated(fc2, fc1(x), key_hidden), self.drop, key_out)
+
+        out = recomputed_with(activate_and_project)(fc2, fc1(x), key_hidden)
+        return dropout(out, self.drop, key_out)

@@ -11,7 +11,7 @@ from flax.linen.dtypes import canonicalize_dtype
 
 from vit_jax.errors import UserError
 from vit_jax.models.layers.linear import named
-from vit_jax.models.layers.platform import on_one_cpu
+from vit_jax.models.layers.recompute import recomputed
 
 NORMS = ("layernorm", "layernorm_nobias", "rmsnorm")
 
@@ -78,9 +78,7 @@ class LayerNorm(nn.Module):
             y = standardized(wide, self.epsilon) * scale
             return (y if bias is None else y + bias).astype(dtype)
 
-        if not on_one_cpu():
-            normalized = jax.checkpoint(normalized, prevent_cse=False)
-        return normalized(x, scale, bias)
+        return recomputed(normalized)(x, scale, bias)
 
 
 def make_norm(
