@@ -45,8 +45,10 @@ def pick_backend(platform: str, query: jax.Array, key: jax.Array, needs_weights:
         head_dim = query.shape[-1]
         fits = query.dtype.itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128
         return "cudnn" if fits else "xla"
-    if platform == "tpu" and query.shape[1]:
-        return "pallas"
+    if platform == "tpu":
+        from vit_jax.models.layers.attention_tpu import a_kernel_pays
+
+        return "pallas" if a_kernel_pays(query, key) else "xla"
     return "xla"
 
 

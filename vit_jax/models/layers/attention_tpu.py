@@ -14,8 +14,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vit_jax.models.layers.platform import device_kind
 from vit_jax.models.layers.short_attention import attend_at_once, heads_at_once
 
+WITHOUT_KERNELS = ("TPU v2", "TPU v3")
 FLASH_BLOCK = 128  # flash attention works on blocks of this many tokens
 FLASH_MIN_TOKENS = 1024  # from here on the (n, n) weights outgrow what flash attention needs
 
@@ -24,7 +26,10 @@ def a_kernel_pays(query: jax.Array, key: jax.Array) -> bool:
     """Whether a kernel moves fewer bytes than XLA's own products and softmax.
 
     Of few tokens whose queries are split over devices XLA's are better, as it can split any number.
+    The oldest chips have no kernels that multiply numbers of 16 bits.
     """
+    if device_kind() in WITHOUT_KERNELS:
+        return False
     if query.shape[1] >= FLASH_MIN_TOKENS:
         return True
     return query.shape == key.shape and _fit(query) and _devices_along("tokens") == 1
