@@ -20,17 +20,18 @@ from vit_jax.ahead.hlo_text import parse
 from vit_jax.ahead.program import kernel_in, space_in
 from vit_jax.ahead.topology import devices_of
 from vit_jax.errors import UserError
-from vit_jax.models.layers import attention
+from vit_jax.models.layers import attention, attention_tpu
 from vit_jax.models.layers.linear import Linear
+from vit_jax.models.layers.short_attention import attend_at_once
 from vit_jax.training import sharding
 from vit_jax.training.hardware import chip
 
 pytest.importorskip("libtpu", reason="the compiler of TPUs is not installed: pip install libtpu")
 
 
-def compiled_attention(tokens, head_dim, backend, batch=4, heads=2):
-    """Forward and backward pass of attention on four chips, each with its part of the batch."""
-    mesh = Mesh(devices_of("tpu", "v5e:2x2", None), ("data",), axis_types=(AxisType.Auto,))
+def compiled_attention(tokens, head_dim, backend, batch=4, heads=2, topology="v5e:2x2"):
+    """Forward and backward pass of attention on some chips, each with its part of the batch."""
+    mesh = Mesh(devices_of("tpu", topology, None), ("data",), axis_types=(AxisType.Auto,))
     place = NamedSharding(mesh, PartitionSpec("data"))
     x = jax.ShapeDtypeStruct((batch, tokens, heads, head_dim), jnp.bfloat16, sharding=place)
 
@@ -59,7 +60,9 @@ def squares(program, tokens):
 )
 def test_the_attention_kernel_compiles_and_keeps_no_weights(tokens, head_dim):
     compiled, program = compiled_attention(tokens, head_dim, "pallas")
-    assert compiled.as_text().count('"tpu_custom_call"') == 3  # forward, and two of the backward
+    # Forward, and one or two of the backward pass.
+    kernels = 2 if tokens < attention_tpu.FLASH_MIN_TOKENS else 3
+    assert compiled.as_text().count('"tpu_custom_call"') == kernels
     assert not squares(program, tokens)
     # Nothing that grows with the square: at most what is padded, and 128 lanes for each token.
     padded = -(-tokens // 128) * 128
@@ -72,19 +75,40 @@ def test_the_plain_attention_does_keep_them():
     assert squares(program, 1025)
 
 
-def test_the_kernel_is_chosen_for_the_chips_that_are_compiled_for():
+@pytest.mark.parametrize("tokens", [197, attention_tpu.FLASH_MIN_TOKENS])
+def test_the_kernel_is_chosen_for_the_chips_that_are_compiled_for(tokens):
     """Though this process computes on the CPU."""
-    compiled, _ = compiled_attention(attention.PALLAS_MIN_TOKENS, 64, "auto")
+    compiled, _ = compiled_attention(tokens, 64, "auto")
     assert '"tpu_custom_call"' in compiled.as_text()
 
 
+@pytest.mark.parametrize("topology", ["v2:2x2", "v3:2x2"])
+def test_chips_that_cannot_run_it_have_products_of_xla(topology):
+    compiled, _ = compiled_attention(197, 64, "auto", batch=8, topology=topology)
+    assert '"tpu_custom_call"' not in compiled.as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens, heads, head_dim", [(257, 16, 104), (577, 16, 64)])
+def test_what_the_kernel_of_few_tokens_takes_fits_the_smallest_core(tokens, heads, head_dim):
+    """ViT-G/14, whose heads have to be taken together, and ViT-L/16 of 384 pixels, in groups."""
+    chip = jax.sharding.SingleDeviceSharding(devices_of("tpu", "v4:2x2x1", None)[0])
+    x = jax.ShapeDtypeStruct((2, tokens, heads * head_dim), jnp.bfloat16, sharding=chip)
+
+    def loss(*qkv):
+        return attend_at_once(*qkv, heads).astype(jnp.float32).sum()
+
+    jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile()
+
+
 def test_flops_of_the_kernels_are_those_of_attention():
-    """2 products forward and 7 backward, of which 3 are computed again rather than kept."""
-    _, program = compiled_attention(1024, 128, "pallas")
-    found = flops(program)
-    product = 2 * 1024 * 1024 * 128 * 2  # one example a chip, two heads
-    assert not found.unknown_kernels
-    assert found.count == pytest.approx((2 + 4 + 3) * product, rel=0.02)  # softmax, in the forward
+    """2 products forward; backward 7, of which 3 are computed again, or 5 where all are at hand."""
+    for tokens, products in ((1024, 2 + 4 + 3), (256, 2 + 5)):
+        _, program = compiled_attention(tokens, 128, "pallas")
+        found = flops(program)
+        product = 2 * tokens**2 * 128 * 2  # one example a chip, two heads
+        assert not found.unknown_kernels
+        assert found.count == pytest.approx(products * product, rel=0.02)  # softmax, in the forward
 
 
 @pytest.fixture(scope="module")

@@ -260,7 +260,7 @@ def _is_fused(module: PlainModule, platform: str) -> bool:
     head_dim = module.embed_dim // module.num_heads
     shape = (1, _tokens(module), module.num_heads, head_dim)
     query = jax.ShapeDtypeStruct(shape, np.dtype(_dtype(module)))
-    return pick_backend(platform, query, module.attn_drop_rate > 0) != "xla"
+    return pick_backend(platform, query, query, module.attn_drop_rate > 0) != "xla"
 
 
 def _notes(config: ConfigDict, module: PlainModule, source: Source) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ Attention(Q, K, V) = softmax(Q K^T / sqrt(hd)) V   (Vaswani et al. 2017, eq. 1)
 |---|---|---|
 | "xla" | two einsums around a softmax in at least float32; shows and drops weights | all |
 | "cudnn" | cuDNN's fused flash attention, through `jax.nn.dot_product_attention` | GPU |
-| "pallas" | the Pallas flash-attention kernel that ships with JAX | TPU |
+| "pallas" | a kernel for the number of tokens, see `layers.attention_tpu` | TPU |
 | "auto" | the choice of `pick_backend` | |
 
 Two variations of the scores, both for "xla" alone: a `bias` is added to them (Swin's relative
@@ -14,7 +14,7 @@ positions and masks), and a `scale` of its own takes the place of `1 / sqrt(hd)`
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +28,12 @@ from vit_jax.models.layers.platform import on_one_cpu, platform
 from vit_jax.models.layers.rope import rotate
 
 BACKENDS = ("auto", "xla", "cudnn", "pallas")
-PALLAS_BLOCK = 128  # the kernel works on blocks of this many tokens
-PALLAS_MIN_TOKENS = 1024  # from here on the (n, n) weights outgrow what the fused kernel needs
 
 
-def pick_backend(platform: str, query: jax.Array, needs_weights: bool) -> str:
+def pick_backend(platform: str, query: jax.Array, key: jax.Array, needs_weights: bool) -> str:
     """Chooses the backend for `query (b, n, h, hd)` on `platform` ("cpu", "gpu" or "tpu").
+
+    `key` is `(b, m, h, hd)`; of both only shapes and dtypes are looked at.
 
     The fused kernels never hold the `(n, n)` weights, so whoever needs them (to look at, to drop
     some, or to change the scores) gets "xla". cuDNN takes 16-bit inputs with a head width up to
@@ -45,8 +45,10 @@ def pick_backend(platform: str, query: jax.Array, needs_weights: bool) -> str:
         head_dim = query.shape[-1]
         fits = query.dtype.itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128
         return "cudnn" if fits else "xla"
-    if platform == "tpu" and query.shape[1] >= PALLAS_MIN_TOKENS:
-        return "pallas"
+    if platform == "tpu":
+        from vit_jax.models.layers.attention_tpu import a_kernel_pays
+
+        return "pallas" if a_kernel_pays(query, key) else "xla"
     return "xla"
 
 
@@ -87,9 +89,11 @@ def attend(
     needs_weights = return_weights or (drop > 0.0 and drop_key is not None)
     changes_scores = bias is not None or scale is not None
     if backend == "auto":
-        backend = pick_backend(platform(), query, needs_weights or changes_scores)
+        backend = pick_backend(platform(), query, key, needs_weights or changes_scores)
     if backend == "xla":
-        return _xla(query, key, value, bias, scale, drop, drop_key, return_weights)
+        plain = _by_head if on_one_cpu() else _by_token
+        options = _Options(bias, scale, drop, drop_key, return_weights)
+        return plain(query, key, value, options)
     if changes_scores:
         raise UserError(
             f"attn_backend={backend!r} takes no bias and no scale of the scores, which windowed "
@@ -100,51 +104,44 @@ def attend(
             f"attn_backend={backend!r} never forms the attention weights, so it can neither return "
             "nor drop them: use 'xla' or 'auto', or attn_drop_rate=0"
         )
-    return {"cudnn": _cudnn, "pallas": _pallas}[backend](query, key, value), None
+    if backend == "cudnn":
+        return _cudnn(query, key, value), None
+    from vit_jax.models.layers.attention_tpu import attend_by_kernel
+
+    return attend_by_kernel(query, key, value), None
 
 
-def _xla(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    bias: jax.Array | None,
-    scale: jax.Array | None,
-    drop: float,
-    drop_key: Key,
-    return_weights: bool,
+class _Options(NamedTuple):
+    """What `attend` takes besides queries, keys and values."""
+
+    bias: jax.Array | None
+    scale: jax.Array | None
+    drop: float
+    drop_key: Key
+    return_weights: bool
+
+
+def _by_token(
+    query: jax.Array, key: jax.Array, value: jax.Array, options: _Options
 ) -> tuple[jax.Array, jax.Array | None]:
-    if on_one_cpu():
-        return _by_head(query, key, value, bias, scale, drop, drop_key, return_weights)
-    scores = _scores("...nhd,...mhd->...hnm", query, key, bias, scale)
+    """Queries, keys and values as they lie, token by token."""
+    scores = _scores("...nhd,...mhd->...hnm", query, key, options)
     weights = jax.nn.softmax(scores, axis=-1)
-    dropped = dropout(weights, drop, drop_key).astype(value.dtype)
+    dropped = dropout(weights, options.drop, options.drop_key).astype(value.dtype)
     mixed = jnp.einsum("...hnm,...mhd->...nhd", dropped, value)
-    return mixed, weights if return_weights else None
+    return mixed, weights if options.return_weights else None
 
 
-def _scores(
-    product: str,
-    query: jax.Array,
-    key: jax.Array,
-    bias: jax.Array | None,
-    scale: jax.Array | None,
-) -> jax.Array:
+def _scores(product: str, query: jax.Array, key: jax.Array, options: _Options) -> jax.Array:
     """What the softmax is taken of `(..., h, n, m)`, in at least float32, scaled in it too."""
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide, bias, scale = jnp.promote_types(query.dtype, jnp.float32), options.bias, options.scale
     scores = jnp.einsum(product, query, key, preferred_element_type=wide)
     scores *= query.shape[-1] ** -0.5 if scale is None else scale.astype(wide)[:, None, None]
     return scores if bias is None else scores + bias.astype(wide)
 
 
 def _by_head(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    bias: jax.Array | None,
-    scale: jax.Array | None,
-    drop: float,
-    drop_key: Key,
-    return_weights: bool,
+    query: jax.Array, key: jax.Array, value: jax.Array, options: _Options
 ) -> tuple[jax.Array, jax.Array | None]:
     """The same as a CPU has it fastest.
 
@@ -153,13 +150,13 @@ def _by_head(
     (Compiled for a TPU, that moves a sixth more bytes, not fewer.)
     """
     query, key, value = (x.swapaxes(-3, -2) for x in (query, key, value))
-    scores = _scores("...nd,...md->...nm", query, key, bias, scale)
+    scores = _scores("...nd,...md->...nm", query, key, options)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1, keepdims=True)
-    dropped = dropout(weights, drop, drop_key).astype(value.dtype)
+    dropped = dropout(weights, options.drop, options.drop_key).astype(value.dtype)
     mixed = jnp.einsum("...nm,...md->...nd", dropped, value, preferred_element_type=scores.dtype)
     mixed = (mixed / total).astype(value.dtype).swapaxes(-3, -2)
-    return mixed, weights / total if return_weights else None
+    return mixed, weights / total if options.return_weights else None
 
 
 def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -169,35 +166,6 @@ def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
             f"{platform()!r} with {query.dtype}: use 'auto' or 'xla'"
         )
     return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
-
-
-def _pallas(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """The kernel on each device's own examples and heads; XLA cannot split a kernel by itself."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return _pallas_on_one_device(query, key, value)
-    spec = nn.logical_to_mesh_axes(("batch", None, "heads", None))
-    local = jax.shard_map(
-        _pallas_on_one_device, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
-    )
-    return local(query, key, value)
-
-
-def _pallas_on_one_device(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Pads the tokens to whole blocks; the padding is a segment that no real token attends to."""
-    from jax.experimental.pallas.ops.tpu import flash_attention as flash
-
-    def prepare(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        missing = -x.shape[1] % PALLAS_BLOCK
-        real = jnp.ones((x.shape[0], x.shape[1]), jnp.int32)
-        padded = jnp.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0)))
-        return padded.swapaxes(1, 2), jnp.pad(real, ((0, 0), (0, missing)))
-
-    (q, q_segments), (k, kv_segments), (v, _) = map(prepare, (query, key, value))
-    mixed = flash.flash_attention(
-        q, k, v, segment_ids=flash.SegmentIds(q_segments, kv_segments), sm_scale=q.shape[-1] ** -0.5
-    )
-    return mixed.swapaxes(1, 2)[:, : query.shape[1]]
 
 
 def _split_by_head(qkv: jax.Array) -> list[jax.Array]:

@@ -10,6 +10,7 @@ from vit_jax.models.layers.activation import get_activation
 from vit_jax.models.layers.drop import Key, dropout, split
 from vit_jax.models.layers.initial import initializers
 from vit_jax.models.layers.linear import Linear, token_axes
+from vit_jax.models.layers.recompute import recomputed_with
 
 MLPS = ("mlp", "swiglu")
 
@@ -52,12 +53,18 @@ class Mlp(nn.Module):
         if self.gated:
             axes = ("embed", None, "mlp")
             fc1 = Linear((2, self.hidden), axes, parts=True, name="fc1", **common)
-            gate, value = jnp.moveaxis(fc1(x), -2, 0)
-            h = act(gate) * value
         else:
             fc1 = Linear((self.hidden,), ("embed", "mlp"), bias_init=bias, name="fc1", **common)
-            h = act(fc1(x))
-        h = nn.with_logical_constraint(h, token_axes(h.ndim, "mlp"))
-        h = dropout(h, self.drop, key_hidden)
         fc2 = Linear((x.shape[-1],), ("mlp", "embed"), bias_init=bias, name="fc2", **common)
-        return dropout(fc2(h), self.drop, key_out)
+
+        def activate_and_project(fc2: Linear, h: jax.Array, key: Key) -> jax.Array:
+            if self.gated:
+                gate, value = jnp.moveaxis(h, -2, 0)
+                h = act(gate) * value
+            else:
+                h = act(h)
+            h = nn.with_logical_constraint(h, token_axes(h.ndim, "mlp"))
+            return fc2(dropout(h, self.drop, key))
+
+        out = recomputed_with(activate_and_project)(fc2, fc1(x), key_hidden)
+        return dropout(out, self.drop, key_out)

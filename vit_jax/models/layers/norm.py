@@ -11,6 +11,7 @@ from flax.linen.dtypes import canonicalize_dtype
 
 from vit_jax.errors import UserError
 from vit_jax.models.layers.linear import named
+from vit_jax.models.layers.recompute import recomputed
 
 NORMS = ("layernorm", "layernorm_nobias", "rmsnorm")
 
@@ -71,8 +72,13 @@ class LayerNorm(nn.Module):
             init = named(nn.initializers.zeros, self.axis)
             bias = self.param("bias", init, shape, self.param_dtype)
         dtype = canonicalize_dtype(x, scale, bias, dtype=self.dtype)
-        y = standardized(x.astype(jnp.promote_types(x.dtype, jnp.float32)), self.epsilon) * scale
-        return (y if bias is None else y + bias).astype(dtype)
+
+        def normalized(x: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
+            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            y = standardized(wide, self.epsilon) * scale
+            return (y if bias is None else y + bias).astype(dtype)
+
+        return recomputed(normalized)(x, scale, bias)
 
 
 def make_norm(

@@ -15,6 +15,12 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
+def device_kind() -> str:
+    """Returns what the devices are called, such as "TPU v5 lite": as `platform` finds them."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.devices()[0].device_kind if device is None else device.device_kind
+
+
 def on_several_tpus() -> bool:
     """Whether it is traced for a mesh of more than one TPU."""
     return jax.sharding.get_abstract_mesh().size > 1 and platform() == "tpu"

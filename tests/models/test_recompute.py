@@ -1,0 +1,77 @@
+"""What a layer keeps for its gradient, and that computing the rest anew changes nothing."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vit_jax
+from vit_jax.models.layers.mlp import Mlp
+from vit_jax.models.layers.norm import make_norm
+from vit_jax.models.layers.platform import laid_out_for_accelerators
+from vit_jax.models.layers.recompute import recomputed
+
+TOKENS = jnp.asarray(np.random.default_rng(0).normal(size=(8, 5, 32)), jnp.bfloat16)
+
+
+def kept(module):
+    """Shapes and dtypes of what is kept of the tokens for the gradient, traced for accelerators."""
+    params = module.init(jax.random.key(0), TOKENS)
+
+    def back(params, x):
+        return jax.vjp(module.apply, params, x)[1]
+
+    with laid_out_for_accelerators():
+        leaves = jax.tree.leaves(jax.eval_shape(back, params, TOKENS))
+    return sorted((x.shape, x.dtype.name) for x in leaves if x.shape[:2] == TOKENS.shape[:2])
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "quick_gelu", "silu"])
+@pytest.mark.parametrize("gated, hidden", [(False, (64,)), (True, (2, 64))])
+def test_an_mlp_keeps_what_goes_into_each_of_its_products(activation, gated, hidden):
+    """Of the second one: what it is made of, once, and neither that nor the derivative besides."""
+    mlp = Mlp(hidden=64, activation=activation, gated=gated, dtype=jnp.bfloat16)
+    assert kept(mlp) == sorted(
+        [((*TOKENS.shape[:2], *hidden), "bfloat16"), (TOKENS.shape, "bfloat16")]
+    )
+
+
+def test_a_norm_keeps_what_it_is_given():
+    norm = make_norm("layernorm", epsilon=1e-6, dtype=jnp.bfloat16)
+    assert kept(norm) == [(TOKENS.shape, "bfloat16")]
+
+
+def test_on_one_cpu_nothing_is_computed_anew():
+    assert recomputed(jnp.tanh) is jnp.tanh
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("vit_tiny_patch16_224", dict(proj_drop_rate=0.2, drop_path_rate=0.1)),
+        ("vit_tiny_patch16_224", dict(mlp_layer="swiglu", act_layer="silu", scan=True)),
+        ("swin_tiny_patch4_window7_224", dict()),
+    ],
+)
+def test_numbers_and_gradients_are_the_same(name, options):
+    vit = dict(img_size=32, depth=1, embed_dim=24)
+    swin = dict(img_size=28, depths=(1,), num_heads=(2,), embed_dim=8)
+    small = vit if name.startswith("vit") else swin
+    model = vit_jax.create_model(name, num_classes=3, **small, **options)
+    size = small["img_size"]
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(2, size, size, 3)), jnp.float32)
+    variables = model.init(jax.random.key(0), images)
+
+    def loss(params):
+        rngs = {"dropout": jax.random.key(2)}
+        logits = model.apply({"params": params}, images, train=True, rngs=rngs)
+        return jnp.square(logits - 1).sum()
+
+    params = jax.tree.map(lambda x: x + 0.01, variables["params"])  # the head starts at zero
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
+        expected = jax.jit(jax.value_and_grad(loss))(params)
+        with laid_out_for_accelerators():
+            found = jax.jit(lambda params: jax.value_and_grad(loss)(params))(params)
+    chex.assert_trees_all_close(found, expected, rtol=1e-12, atol=1e-12)
