@@ -15,12 +15,15 @@ import pytest
 
 if jax.config.jax_platforms == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
-if jax.config.jax_compilation_cache_dir is None:
-    # No run in this process keeps programs.
-    jax.config.update("jax_enable_compilation_cache", False)
 
 from tests.commands import call  # noqa: F401, a fixture
 from tests.object_stores import place  # noqa: F401, a fixture
+from tests.training.processes import CACHE
+
+if jax.config.jax_compilation_cache_dir is None:
+    # Runs of the same small model, here and in processes that tests start, share its programs.
+    jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ.setdefault("XLA_FLAGS", QUICK)  # XLA reads it when it first compiles
