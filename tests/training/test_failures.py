@@ -105,28 +105,37 @@ def test_a_disk_that_is_full_for_one_process(folder):
     assert "a checkpoint could not be written" in output
 
 
+SHORT = (
+    *(f"total_steps={LAST}", "checkpoint.every_steps=100"),
+    *("data.eval_batch_size=32", "eval_every_steps=None"),
+)
+
+
+def start_short(workdir, **options):
+    return processes.start_two(
+        lambda *overrides: processes.start_train(workdir, *SHORT, *overrides, **options)
+    )
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory):
+    """The folder of a run that compiles everything itself."""
+    workdir = tmp_path_factory.mktemp("whole")
+    for process in start_short(workdir, cache=False):
+        processes.finish(process)
+    return workdir
+
+
 @pytest.mark.parametrize("victim", [0, 1])
-def test_one_process_is_killed_and_the_run_goes_on_bit_for_bit(tmp_path, victim):
+def test_one_process_is_killed_and_the_run_goes_on_bit_for_bit(tmp_path, victim, never_killed):
     """The other says what has happened; both started again end as two that were never killed.
 
     It says so at once in the middle of a step; where it waits for the other with its checkpoint,
     JAX misses heartbeats, and its own words are printed as it aborts.
     """
-    short = [f"total_steps={LAST}", "data.eval_batch_size=32", "eval_every_steps=None"]
-    short += ["checkpoint.every_steps=100"]
-
-    def start(workdir, **options):
-        def one(*overrides):
-            return processes.start_train(tmp_path / workdir, *short, *overrides, **options)
-
-        return processes.start_two(one)
-
-    for process in start("whole", cache=False):
-        processes.finish(process)
-    pair = start("killed")
-    run = tmp_path / "killed"
-    assert processes.wait_until(lambda: processes.steps_logged(run) > 110, pair[0])
-    assert saved_steps(run / "checkpoints") == [100]
+    pair = start_short(tmp_path)
+    assert processes.wait_until(lambda: processes.steps_logged(tmp_path) > 110, pair[0])
+    assert saved_steps(tmp_path / "checkpoints") == [100]
     processes.kill(pair[victim])
     output, _ = pair[1 - victim].communicate(timeout=SOON + HEARTBEATS)
     if pair[1 - victim].returncode != -signal.SIGABRT:
@@ -134,9 +143,9 @@ def test_one_process_is_killed_and_the_run_goes_on_bit_for_bit(tmp_path, victim)
         assert "another process of this run is gone" in output
         assert "the last good checkpoint is" in output and "Start all" in output
     assert "another" in output
-    for process in start("killed"):
+    for process in start_short(tmp_path):
         processes.finish(process)
-    ours, theirs = (processes.arrays(tmp_path / name, LAST) for name in ("killed", "whole"))
+    ours, theirs = (processes.arrays(folder, LAST) for folder in (tmp_path, never_killed))
     processes.assert_same_bits(ours, theirs)
 
 
