@@ -68,15 +68,15 @@ def test_what_fits_is_the_last_that_does(found):
     step = tiny.traced(NAME, 2, img_size=64, depth=2, dtype="bfloat16")
     fit = next(x for x in found.fits if x.chip == "TPU v5e")
     free = (fit.usable - found.state.total) / MARGIN
-    sizes = [live.timeline(step.gradient(rows)).max() for rows in (fit.train, fit.train + 1)]
+    assert fit.fused  # a kernel, which keeps no scores
+    programs = [step.gradient(rows) for rows in (fit.train, fit.train + 1)]
+    sizes = [live.timeline(program, step.is_score).max() for program in programs]
     slack = found.gradients * 4  # the device of the mesh holds a fourth of them
     assert sizes[0] - slack <= free < sizes[1] + slack
 
 
-def test_fused_attention_is_where_bfloat16_meets_a_gpu(found):
-    assert {x.chip for x in found.fits if x.fused} == {
-        chip.name for chip in CHIPS if chip.platform == "gpu"
-    }
+def test_fused_attention_of_bfloat16_is_where_chips_have_kernels_for_it(found):
+    assert {x.chip for x in found.fits if not x.fused} == {"TPU v3 (core)"}
 
 
 def test_chips_have_their_memory(monkeypatch):

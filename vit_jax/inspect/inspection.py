@@ -22,6 +22,7 @@ from vit_jax.inspect.step import Step, Timeline, timeline, traced_experiment
 from vit_jax.inspect.step import tokens as tokens_of
 from vit_jax.models import create_model, field_ranges
 from vit_jax.models.layers.attention import pick_backend
+from vit_jax.models.layers.attention_tpu import has_kernels
 from vit_jax.models.mae import MaskedAutoencoder
 from vit_jax.models.partitioning import PlainModule
 from vit_jax.models.swin import SwinTransformer
@@ -241,7 +242,7 @@ def _dtype(module: PlainModule) -> str:
 def _fit(
     chip: Chip, module: PlainModule, state: State, trained: _Peaks, predicted: _Peaks, margin: float
 ) -> Fit:
-    fused = _is_fused(module, chip.platform)
+    fused = _is_fused(module, chip)
     train, predict = (x.fused if fused else x.whole for x in (trained, predicted))
     return Fit(
         chip=chip.name,
@@ -253,14 +254,16 @@ def _fit(
     )
 
 
-def _is_fused(module: PlainModule, platform: str) -> bool:
-    """Whether a plain model's attention is a fused kernel on a platform."""
+def _is_fused(module: PlainModule, chip: Chip) -> bool:
+    """Whether a plain model's attention is a fused kernel on a chip."""
     if not isinstance(module, VisionTransformer) or module.attn_backend == "xla":
+        return False
+    if not has_kernels(chip.name):
         return False
     head_dim = module.embed_dim // module.num_heads
     shape = (1, _tokens(module), module.num_heads, head_dim)
     query = jax.ShapeDtypeStruct(shape, np.dtype(_dtype(module)))
-    return pick_backend(platform, query, query, module.attn_drop_rate > 0) != "xla"
+    return pick_backend(chip.platform, query, query, module.attn_drop_rate > 0) != "xla"
 
 
 def _notes(config: ConfigDict, module: PlainModule, source: Source) -> tuple[str, ...]:

@@ -139,8 +139,17 @@ def _origin(jaxpr: Any, variable: Any) -> str:
     place = equation.outvars.index(variable)
     for inner in _called(equation):
         if len(inner.outvars) == len(equation.outvars) and not _is_literal(inner.outvars[place]):
-            return f"{stack}/{_origin(inner, inner.outvars[place])}"
+            made = _carried_from(equation, inner, inner.outvars[place])
+            return f"{stack}/{_origin(inner, made)}"
     return stack
+
+
+def _carried_from(equation: Any, inner: Any, variable: Any) -> Any:
+    """What a pass of a loop hands on as a variable that it is given; any other as it is."""
+    if equation.primitive.name != "scan" or variable not in inner.invars:
+        return variable
+    place = inner.invars.index(variable) - equation.params["num_consts"]
+    return inner.outvars[place] if 0 <= place < equation.params["num_carry"] else variable
 
 
 def flops(jaxpr: Any) -> int:

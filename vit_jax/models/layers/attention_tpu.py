@@ -22,13 +22,17 @@ FLASH_BLOCK = 128  # flash attention works on blocks of this many tokens
 FLASH_MIN_TOKENS = 1024  # from here on the (n, n) weights outgrow what flash attention needs
 
 
+def has_kernels(device_kind: str) -> bool:
+    """Whether kernels can multiply numbers of 16 bits on a chip, such as "TPU v5 lite"."""
+    return not device_kind.startswith(WITHOUT_KERNELS)
+
+
 def a_kernel_pays(query: jax.Array, key: jax.Array) -> bool:
     """Whether a kernel moves fewer bytes than XLA's own products and softmax.
 
     Of few tokens whose queries are split over devices XLA's are better, as it can split any number.
-    The oldest chips have no kernels that multiply numbers of 16 bits.
     """
-    if device_kind() in WITHOUT_KERNELS:
+    if not has_kernels(device_kind()):
         return False
     if query.shape[1] >= FLASH_MIN_TOKENS:
         return True
