@@ -11,22 +11,15 @@ the backward pass, as its own default is.
 
 import argparse
 import pathlib
-import statistics
 from typing import Any
 
-from contenders import CONTENDERS, Work
+from contenders import Work, able
 from report import write
-from rounds import Running, take_turns
+from rounds import take_turns
 from steps import checkout
 
 RESULTS = pathlib.Path(__file__).parent / "results/compile_time.json"
 SAME = {"ours": True, "JAX": True}  # huge pages for all
-
-
-def summary(one: Running) -> dict[str, float]:
-    """What is reported of a contender."""
-    seconds = one.seconds
-    return {"seconds": statistics.median(seconds), "lowest": min(seconds), "highest": max(seconds)}
 
 
 def measure(
@@ -35,10 +28,9 @@ def measure(
     """Summaries by contender, and who failed on what."""
     work = Work(kind, args.model, args.batch, args.dtype)
     folders = dict(args.checkout)
-    able = [c for c in CONTENDERS if c.group in SAME and c.does(work)]
-    there = [c for c in able if not c.checkout or c.checkout in folders]
+    there = [c for c in able(work, folders)[0] if c.group in SAME]
     running, failed = take_turns(there, work, folders, rounds, SAME)
-    return {one.contender.name: summary(one) for one in running}, failed
+    return {one.contender.name: one.summary() for one in running}, failed
 
 
 def table(compiling: dict[str, Any], stepping: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,15 @@ class Running:
         self._process.stdin.flush()
         self.seconds.append(self._answer()["seconds"] / self._count)
         return self.seconds[-1]
+
+    def summary(self) -> dict[str, float]:
+        """The median of its rounds, and how far apart they are."""
+        seconds = self.seconds
+        return {
+            "seconds": statistics.median(seconds),
+            "lowest": min(seconds),
+            "highest": max(seconds),
+        }
 
     def _answer(self) -> dict[str, float]:
         assert self._process.stdout is not None

@@ -19,11 +19,10 @@ and PyTorch's, by the operations of the model (`model.flops()`, three times that
 
 import argparse
 import pathlib
-import statistics
 import sys
 from typing import Any
 
-from contenders import CEILINGS, CHECKOUTS, CONTENDERS, Work
+from contenders import CEILINGS, CHECKOUTS, CONTENDERS, Work, able
 from report import write
 from rounds import Running, take_turns
 
@@ -63,12 +62,11 @@ def flops_a_step(work: Work) -> float:
 
 def row(one: Running, work: Work, flops: float, ceiling: float) -> dict[str, Any]:
     """What is reported of a contender."""
-    seconds = statistics.median(one.seconds)
+    found = one.summary()
+    seconds = found["seconds"]
     return {
         "group": one.contender.group,
-        "seconds": seconds,
-        "lowest": min(one.seconds),
-        "highest": max(one.seconds),
+        **found,
         "images_per_second": work.batch / seconds,
         "utilisation": flops / seconds / ceiling,
         "seconds_to_first_step": one.ready,
@@ -84,8 +82,9 @@ def measure(
     matrix: int,
 ) -> dict[str, Any]:
     """The results of a piece of work: rows by contender, the ceiling, who failed or is absent."""
-    able = [c for c in CONTENDERS if c.does(work) and (not names or c.name in names)]
-    there = [c for c in able if not c.checkout or c.checkout in checkouts]
+    there, missing = (
+        [c for c in some if not names or c.name in names] for some in able(work, checkouts)
+    )
     square = Work("matmul", "", matrix, work.dtype)
     products, _ = take_turns(CEILINGS, square, {}, rounds, huge_pages)
     ceiling = max(2 * matrix**3 / min(one.seconds) for one in products)
@@ -97,7 +96,7 @@ def measure(
         "ceiling_flops_per_second": ceiling,
         "contenders": {one.contender.name: row(one, work, flops, ceiling) for one in running},
         "failed": failed,
-        "not_given": [c.name for c in able if c not in there],
+        "not_given": [c.name for c in missing],
     }
 
 

@@ -1,7 +1,7 @@
 """What is measured side by side: each contender is a library that does a piece of work."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Literal
 
 Kind = Literal["forward", "train", "mae", "compile", "matmul"]
@@ -91,6 +91,20 @@ CONTENDERS = (
         "compiled",
     ),
 )
+
+
+def able(work: Work, checkouts: Container[str]) -> tuple[list[Contender], list[Contender]]:
+    """Returns those that can do a piece of work, and those that miss the checkout that they need.
+
+    Args:
+        work: what is to be done.
+        checkouts: names of those that are given.
+    """
+    can = [c for c in CONTENDERS if c.does(work)]
+    missing = [c for c in can if c.checkout and c.checkout not in checkouts]
+    return [c for c in can if c not in missing], missing
+
+
 CHECKOUTS = tuple(dict.fromkeys(c.checkout for c in CONTENDERS if c.checkout))
 CEILINGS = (
     Contender("a matrix product in XLA", "JAX", "ours", ("matmul",), ("",)),
