@@ -99,6 +99,10 @@ def test_when_a_kernel_pays():
     pays = attention_tpu.a_kernel_pays
     assert pays(shaped(197), shaped(197)) and pays(shaped(2048), shaped(2048))
     assert not pays(shaped(1), shaped(197))  # a pooled query has no square of weights
+    windows = jax.ShapeDtypeStruct((2, 4, 49, 3, 32), jnp.bfloat16)
+    assert not pays(windows, windows)
+    half = jax.ShapeDtypeStruct(shaped(197).shape, jnp.float16)  # which TPUs do not multiply
+    assert not pays(half, half)
     assert not pays(shaped(900), shaped(900))  # too many for one kernel, too few for the other
 
 
@@ -116,6 +120,19 @@ def test_of_few_tokens_that_are_split_it_does_not_pay():
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES[:2]):
         assert not attention_tpu.a_kernel_pays(shaped(196), shaped(196))
         assert attention_tpu.a_kernel_pays(shaped(2048), shaped(2048))
+
+
+def test_on_a_mesh_it_pays_only_if_it_is_known_how_to_split():
+    """Of a teacher, whose sizes the rules are not for, or of examples that do not come out even."""
+    pays, few, many = attention_tpu.a_kernel_pays, shaped(196), shaped(2048)
+    with jax.set_mesh(mesh_of(data=4)):
+        assert not pays(few, few) and not pays(many, many)
+        with nn.logical_axis_rules(RULES[:1]):
+            assert not pays(few, few)  # two examples on four devices
+    with jax.set_mesh(mesh_of(data=2)), nn.logical_axis_rules(RULES[:1]):
+        assert pays(few, few) and pays(many, many)
+    with jax.set_mesh(mesh_of(tensor=8)), nn.logical_axis_rules(RULES[2:]):
+        assert not pays(few, few)  # twelve heads
 
 
 @pytest.mark.parametrize("tokens", [196, 1024])

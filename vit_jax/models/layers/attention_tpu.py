@@ -30,13 +30,24 @@ def has_kernels(device_kind: str) -> bool:
 def a_kernel_pays(query: jax.Array, key: jax.Array) -> bool:
     """Whether a kernel moves fewer bytes than XLA's own products and softmax.
 
-    Of few tokens whose queries are split over devices XLA's are better, as it can split any number.
+    On a mesh it has to be known how the examples are split: a kernel that is told nothing computes
+    all of them on every device. Of few tokens whose queries are split XLA's are better, as it can
+    split any number.
     """
-    if not has_kernels(device_kind()):
+    known = query.ndim == 4 and query.dtype in (jnp.bfloat16, jnp.float32)
+    if not known or not has_kernels(device_kind()) or not _can_be_split(query):
         return False
     if query.shape[1] >= FLASH_MIN_TOKENS:
         return True
     return query.shape == key.shape and _fit(query) and _devices_along("tokens") == 1
+
+
+def _can_be_split(query: jax.Array) -> bool:
+    if jax.sharding.get_abstract_mesh().size <= 1:
+        return True
+    examples, _, heads, _ = query.shape
+    evenly = examples % _devices_along("batch") == 0 and heads % _devices_along("heads") == 0
+    return evenly and bool(nn.get_logical_axis_rules())
 
 
 def attend_by_kernel(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -71,7 +82,7 @@ def _devices_along(axis: str) -> int:
 
 def _fit(query: jax.Array) -> bool:
     """Whether the scores of `query (b, n, h, hd)` fit into vector memory, some heads at once."""
-    return query.ndim == 4 and heads_at_once(*query.shape[1:], query.dtype.itemsize) is not None
+    return heads_at_once(*query.shape[1:], query.dtype.itemsize) is not None
 
 
 def _on_one_device(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
