@@ -8,6 +8,8 @@ import pytest
 from flax import linen as nn
 from jax.experimental.pallas import tpu as pltpu
 
+import vit_jax
+from vit_jax.errors import UserError
 from vit_jax.models.layers import attention, attention_tpu, short_attention
 
 
@@ -96,7 +98,10 @@ def shaped(tokens, heads=12, head_dim=64):
 
 
 def test_when_a_kernel_pays():
-    pays = attention_tpu.a_kernel_pays
+    def pays(query, key, chip="TPU v5 lite"):
+        return attention_tpu.a_kernel_pays(query, key, chip)
+
+    assert not pays(shaped(197), shaped(197), "TPU v3")
     assert pays(shaped(197), shaped(197)) and pays(shaped(2048), shaped(2048))
     assert not pays(shaped(1), shaped(197))  # a pooled query has no square of weights
     windows = jax.ShapeDtypeStruct((2, 4, 49, 3, 32), jnp.bfloat16)
@@ -118,13 +123,16 @@ RULES = (("batch", "data"), ("tokens", "sequence"), ("heads", "tensor"))
 def test_of_few_tokens_that_are_split_it_does_not_pay():
     mesh = mesh_of(data=2, sequence=2)
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES[:2]):
-        assert not attention_tpu.a_kernel_pays(shaped(196), shaped(196))
-        assert attention_tpu.a_kernel_pays(shaped(2048), shaped(2048))
+        assert not attention_tpu.pays_where_it_is_traced(shaped(196), shaped(196))
+        assert attention_tpu.pays_where_it_is_traced(shaped(2048), shaped(2048))
 
 
 def test_on_a_mesh_it_pays_only_if_it_is_known_how_to_split():
     """Of a teacher, whose sizes the rules are not for, or of examples that do not come out even."""
-    pays, few, many = attention_tpu.a_kernel_pays, shaped(196), shaped(2048)
+    pays, few, many = attention_tpu.pays_where_it_is_traced, shaped(196), shaped(2048)
+    assert not pays(few, few)  # no mesh, and eight devices on any of which the arrays may lie
+    with jax.set_mesh(mesh_of(data=1)):
+        assert pays(few, few) and pays(many, many)
     with jax.set_mesh(mesh_of(data=4)):
         assert not pays(few, few) and not pays(many, many)
         with nn.logical_axis_rules(RULES[:1]):
@@ -133,6 +141,62 @@ def test_on_a_mesh_it_pays_only_if_it_is_known_how_to_split():
         assert pays(few, few) and pays(many, many)
     with jax.set_mesh(mesh_of(tensor=8)), nn.logical_axis_rules(RULES[2:]):
         assert not pays(few, few)  # twelve heads
+
+
+def test_it_is_asked_for_the_heads_of_one_device():
+    """All 16 of width 104 do not fit with 577 tokens, 4 do."""
+    wide = shaped(577, heads=16, head_dim=104)
+    assert not attention_tpu.a_kernel_pays(wide, wide, "TPU v4")
+    with jax.set_mesh(mesh_of(tensor=4)), nn.logical_axis_rules(RULES[2:]):
+        assert attention_tpu.pays_where_it_is_traced(wide, wide)
+
+
+def test_errors():
+    q = jnp.zeros((3, 20, 2, 8))
+    uneven = "cannot split 3 examples over 2 devices and 2 heads over 1"
+    two = jax.set_mesh(mesh_of(data=2))
+    with two, nn.logical_axis_rules(RULES[:1]), pytest.raises(UserError, match=uneven):
+        attention.attend(q, q, q, backend="pallas")
+    with pytest.raises(UserError, match=r"takes queries \(b, n, h, hd\)"):
+        attention.attend(q[None], q[None], q[None], backend="pallas")
+
+
+@pytest.mark.parametrize("precision", ["high", "float32"])
+def test_any_default_precision_can_be_lowered(precision):
+    x = jax.ShapeDtypeStruct((1, 197, 128), jnp.float32)
+    attend = jax.jit(lambda *x: short_attention.attend_at_once(*x, 2))
+    with jax.default_matmul_precision(precision):
+        lowered = attend.trace(x, x, x).lower(lowering_platforms=("tpu",))
+    assert "tpu_custom_call" in lowered.as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [dict(scan=True), dict(qk_norm=True, reg_tokens=2)])
+def test_a_model_has_the_same_numbers_and_gradients(options):
+    small = dict(img_size=32, depth=1, embed_dim=32, num_heads=2, num_classes=3)
+    x = drawn(1, 32, 32, 3)[0]
+
+    def run(backend):
+        model = vit_jax.create_model(
+            "vit_tiny_patch16_224", **small, **options, attn_backend=backend
+        )
+        params = jax.jit(model.init)(jax.random.key(0), x)["params"]
+        params = jax.tree.map(lambda leaf: leaf + 0.01, params)  # the head starts at zero
+        loss = lambda params: jnp.square(model.apply({"params": params}, x)).sum()  # noqa: E731
+        return jax.value_and_grad(loss)(params)
+
+    expected = run("xla")
+    with interpreted():
+        found = run("pallas")
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_flash_attention_of_a_part_of_the_queries():
+    q, k, v, _ = drawn(1, 45, 2, 64)
+    expected, _ = attention.attend(q[:, :20], k, v, backend="xla")
+    with interpreted():
+        found, _ = attention.attend(q[:, :20], k, v, backend="pallas")
+    np.testing.assert_allclose(found, expected, atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("tokens", [196, 1024])

@@ -37,8 +37,21 @@ def test_an_mlp_keeps_what_goes_into_each_of_its_products(activation, gated, hid
     )
 
 
-def test_a_norm_keeps_what_it_is_given():
-    norm = make_norm("layernorm", epsilon=1e-6, dtype=jnp.bfloat16)
+def test_an_mlp_with_dropout_draws_once():
+    """What is dropped is not drawn again: the result of the activation is kept."""
+    mlp = Mlp(hidden=64, drop=0.5)
+    params = mlp.init(jax.random.key(0), TOKENS)
+    with laid_out_for_accelerators():
+        jaxpr = jax.make_jaxpr(
+            lambda p: jax.grad(lambda p: mlp.apply(p, TOKENS, jax.random.key(1)).sum())(p)
+        )(params)
+    assert str(jaxpr).count("random_bits") == 2
+
+
+@pytest.mark.parametrize("kind", ["layernorm", "layernorm_nobias", "rmsnorm"])
+def test_a_norm_keeps_what_it_is_given(kind):
+    with laid_out_for_accelerators():  # it is chosen where it is made
+        norm = make_norm(kind, epsilon=1e-6, dtype=jnp.bfloat16)
     assert kept(norm) == [(TOKENS.shape, "bfloat16")]
 
 
@@ -51,6 +64,7 @@ def test_on_one_cpu_nothing_is_computed_anew():
     [
         ("vit_tiny_patch16_224", dict(proj_drop_rate=0.2, drop_path_rate=0.1)),
         ("vit_tiny_patch16_224", dict(mlp_layer="swiglu", act_layer="silu", scan=True)),
+        ("vit_tiny_patch16_224", dict(norm_layer="rmsnorm", remat="dots_saveable")),
         ("swin_tiny_patch4_window7_224", dict()),
     ],
 )

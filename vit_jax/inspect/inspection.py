@@ -22,7 +22,7 @@ from vit_jax.inspect.step import Step, Timeline, timeline, traced_experiment
 from vit_jax.inspect.step import tokens as tokens_of
 from vit_jax.models import create_model, field_ranges
 from vit_jax.models.layers.attention import pick_backend
-from vit_jax.models.layers.attention_tpu import has_kernels
+from vit_jax.models.layers.attention_tpu import a_kernel_pays
 from vit_jax.models.mae import MaskedAutoencoder
 from vit_jax.models.partitioning import PlainModule
 from vit_jax.models.swin import SwinTransformer
@@ -255,15 +255,20 @@ def _fit(
 
 
 def _is_fused(module: PlainModule, chip: Chip) -> bool:
-    """Whether a plain model's attention is a fused kernel on a chip."""
+    """Whether all attention of a plain model is a fused kernel on a chip."""
     if not isinstance(module, VisionTransformer) or module.attn_backend == "xla":
         return False
-    if not has_kernels(chip.name):
+    if module.attn_drop_rate > 0:
         return False
-    head_dim = module.embed_dim // module.num_heads
-    shape = (1, _tokens(module), module.num_heads, head_dim)
-    query = jax.ShapeDtypeStruct(shape, np.dtype(_dtype(module)))
-    return pick_backend(chip.platform, query, query, module.attn_drop_rate > 0) != "xla"
+    every, *seen = tokens_of(module)
+    shapes = [((seen or [every])[0], module.num_heads, module.embed_dim // module.num_heads)]
+    if isinstance(module, MaskedAutoencoder):
+        heads = module.decoder_num_heads
+        shapes.append((every, heads, module.decoder_embed_dim // heads))
+    queries = [jax.ShapeDtypeStruct((1, *shape), np.dtype(_dtype(module))) for shape in shapes]
+    if chip.platform == "tpu":
+        return all(a_kernel_pays(query, query, chip.name) for query in queries)
+    return all(pick_backend(chip.platform, query, query, False) != "xla" for query in queries)
 
 
 def _notes(config: ConfigDict, module: PlainModule, source: Source) -> tuple[str, ...]:

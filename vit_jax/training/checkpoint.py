@@ -11,6 +11,7 @@ bit), and where the latest checkpoint is damaged, an earlier one is taken.
 """
 
 import contextlib
+import copy
 import dataclasses
 import itertools
 import logging
@@ -42,7 +43,7 @@ from vit_jax.training.record import (
     seal,
 )
 
-LEAST_PART = 2**20  # bytes of an array that a device writes in the place of all the others
+LEAST_PART = 2**16  # bytes of an array that a device writes, where all have it and share the work
 
 
 class CheckpointError(UserError, RuntimeError):
@@ -158,12 +159,15 @@ def _read_arrays(path: Path, wanted: dict[str, Any]) -> dict[str, jax.Array]:
 
 
 def _state_handler() -> ocp.PyTreeCheckpointHandler:
-    """Writes arrays; of those that every device has, each device a part, where that is large.
+    """Writes an array that several devices have in parts, one by each, where parts are large.
 
-    To part them takes a program for each shape and part, which has to be compiled: of a small model
-    on eight devices those of the first checkpoint took longer to compile than its train step.
+    A part takes a program of its own, for each shape and place, which has to be compiled: of a
+    small model on eight devices those of the first checkpoint took longer than the train step.
     """
-    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=LEAST_PART)
+    arrays = copy.copy(ocp.type_handlers.get_type_handler(jax.Array))
+    arrays._min_slice_bytes_for_replica_parallel = (
+        LEAST_PART  # has no public name but in `__init__`
+    )
     registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
     return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 

@@ -46,9 +46,9 @@ def pick_backend(platform: str, query: jax.Array, key: jax.Array, needs_weights:
         fits = query.dtype.itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128
         return "cudnn" if fits else "xla"
     if platform == "tpu":
-        from vit_jax.models.layers.attention_tpu import a_kernel_pays
+        from vit_jax.models.layers.attention_tpu import pays_where_it_is_traced
 
-        return "pallas" if a_kernel_pays(query, key) else "xla"
+        return "pallas" if pays_where_it_is_traced(query, key) else "xla"
     return "xla"
 
 

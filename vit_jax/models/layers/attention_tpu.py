@@ -9,11 +9,13 @@ XLA cannot split a kernel by itself: on a mesh it runs under `jax.shard_map`.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vit_jax.errors import UserError
 from vit_jax.models.layers.platform import device_kind
 from vit_jax.models.layers.short_attention import attend_at_once, heads_at_once
 
@@ -22,32 +24,50 @@ FLASH_BLOCK = 128  # flash attention works on blocks of this many tokens
 FLASH_MIN_TOKENS = 1024  # from here on the (n, n) weights outgrow what flash attention needs
 
 
-def has_kernels(device_kind: str) -> bool:
-    """Whether kernels can multiply numbers of 16 bits on a chip, such as "TPU v5 lite"."""
-    return not device_kind.startswith(WITHOUT_KERNELS)
+def a_kernel_pays(query: Any, key: Any, device_kind: str) -> bool:
+    """Whether a kernel moves fewer bytes than XLA's own products and softmax, on one device.
 
-
-def a_kernel_pays(query: jax.Array, key: jax.Array) -> bool:
-    """Whether a kernel moves fewer bytes than XLA's own products and softmax.
-
-    On a mesh it has to be known how the examples are split: a kernel that is told nothing computes
-    all of them on every device. Of few tokens whose queries are split XLA's are better, as it can
-    split any number.
+    Args:
+        query: `(b, n, h, hd)`, of which only shape and dtype are looked at.
+        key: `(b, m, h, hd)`.
+        device_kind: of the chip, such as "TPU v5 lite"; the oldest cannot multiply numbers of 16
+            bits in a kernel.
     """
-    known = query.ndim == 4 and query.dtype in (jnp.bfloat16, jnp.float32)
-    if not known or not has_kernels(device_kind()) or not _can_be_split(query):
+    if device_kind.startswith(WITHOUT_KERNELS) or query.dtype not in (jnp.bfloat16, jnp.float32):
         return False
-    if query.shape[1] >= FLASH_MIN_TOKENS:
-        return True
-    return query.shape == key.shape and _fit(query) and _devices_along("tokens") == 1
+    if len(query.shape) != 4:
+        return False
+    return query.shape[1] >= FLASH_MIN_TOKENS or _fit_at_once(query, key)
 
 
-def _can_be_split(query: jax.Array) -> bool:
-    if jax.sharding.get_abstract_mesh().size <= 1:
-        return True
-    examples, _, heads, _ = query.shape
-    evenly = examples % _devices_along("batch") == 0 and heads % _devices_along("heads") == 0
-    return evenly and bool(nn.get_logical_axis_rules())
+def pays_where_it_is_traced(query: jax.Array, key: jax.Array) -> bool:
+    """Whether a kernel pays on the devices that are computed on, each with its part of the batch.
+
+    It has to be known how the examples are split: XLA does not split a kernel, and one that is told
+    nothing would compute all of them on every device. Of few tokens whose queries are split XLA's
+    products are better, as it can split any number.
+    """
+    own_query, own_key = _part_of(query), _part_of(key)
+    if own_query is None or not a_kernel_pays(own_query, own_key, device_kind()):
+        return False
+    return query.shape[1] >= FLASH_MIN_TOKENS or _devices_along("tokens") == 1
+
+
+def _part_of(x: jax.Array) -> Any:
+    """What one device has of `(b, n, h, hd)`, all tokens; None: that is not known, or not even."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x if jax.device_count() == 1 else None  # the arrays may lie on several
+    if mesh.size == 1:
+        return x
+    if x.ndim != 4 or not nn.get_logical_axis_rules():
+        return None
+    examples, tokens, heads, head_dim = x.shape
+    along = _devices_along("batch"), _devices_along("heads")
+    if examples % along[0] or heads % along[1]:
+        return None
+    shape = (examples // along[0], tokens, heads // along[1], head_dim)
+    return jax.ShapeDtypeStruct(shape, x.dtype)
 
 
 def attend_by_kernel(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -60,8 +80,21 @@ def attend_by_kernel(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.
 
     Returns:
         What is mixed `(b, n, h, hd)`.
+
+    Raises:
+        UserError: they have other axes, or the devices of a mesh cannot split them evenly.
     """
     mesh = jax.sharding.get_abstract_mesh()
+    if query.ndim != 4:
+        raise UserError(
+            f"attn_backend='pallas' takes queries (b, n, h, hd), these are {query.shape}: use 'xla'"
+        )
+    along = {axis: _devices_along(axis) for axis in ("batch", "heads")}
+    if query.shape[0] % along["batch"] or query.shape[2] % along["heads"]:
+        raise UserError(
+            f"attn_backend='pallas' cannot split {query.shape[0]} examples over {along['batch']} "
+            f"devices and {query.shape[2]} heads over {along['heads']}: use 'auto' or 'xla'"
+        )
     if mesh.empty or mesh.size == 1:
         return _on_one_device(query, key, value)
     own = "tokens" if query.shape[1] % _devices_along("tokens") == 0 else None
@@ -80,13 +113,14 @@ def _devices_along(axis: str) -> int:
     return math.prod(mesh.shape.get(name, 1) for name in names)
 
 
-def _fit(query: jax.Array) -> bool:
-    """Whether the scores of `query (b, n, h, hd)` fit into vector memory, some heads at once."""
-    return heads_at_once(*query.shape[1:], query.dtype.itemsize) is not None
+def _fit_at_once(query: Any, key: Any) -> bool:
+    """Whether the scores fit into vector memory, some heads at once."""
+    few = query.shape[1] < FLASH_MIN_TOKENS and query.shape == key.shape
+    return few and heads_at_once(*query.shape[1:], query.dtype.itemsize) is not None
 
 
 def _on_one_device(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    if query.shape[1] < FLASH_MIN_TOKENS and query.shape == key.shape and _fit(query):
+    if _fit_at_once(query, key):
         merged = (x.reshape(*x.shape[:2], -1) for x in (query, key, value))
         return attend_at_once(*merged, query.shape[2]).reshape(query.shape)
     return _flash(query, key, value)

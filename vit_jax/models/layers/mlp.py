@@ -66,5 +66,6 @@ class Mlp(nn.Module):
             h = nn.with_logical_constraint(h, token_axes(h.ndim, "mlp"))
             return fc2(dropout(h, self.drop, key))
 
-        out = recomputed_with(activate_and_project)(fc2, fc1(x), key_hidden)
-        return dropout(out, self.drop, key_out)
+        if self.drop == 0.0 or key is None:  # random numbers are not cheap to draw again
+            activate_and_project = recomputed_with(activate_and_project)
+        return dropout(activate_and_project(fc2, fc1(x), key_hidden), self.drop, key_out)

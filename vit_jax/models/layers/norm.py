@@ -11,7 +11,7 @@ from flax.linen.dtypes import canonicalize_dtype
 
 from vit_jax.errors import UserError
 from vit_jax.models.layers.linear import named
-from vit_jax.models.layers.recompute import recomputed
+from vit_jax.models.layers.recompute import recomputed, recomputed_with
 
 NORMS = ("layernorm", "layernorm_nobias", "rmsnorm")
 
@@ -108,7 +108,8 @@ def make_norm(
     """
     common = dict(epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, name=name)
     if kind == "rmsnorm":
-        return nn.RMSNorm(scale_init=named(scale_init, axis), use_fast_variance=False, **common)
+        rms_norm = recomputed_with(nn.RMSNorm)
+        return rms_norm(scale_init=named(scale_init, axis), use_fast_variance=False, **common)
     if kind in ("layernorm", "layernorm_nobias"):
         use_bias = kind == "layernorm"
         return LayerNorm(axis=axis, use_bias=use_bias, scale_init=scale_init, **common)

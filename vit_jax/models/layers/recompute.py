@@ -22,5 +22,5 @@ def recomputed(function: Callable) -> Callable:
 
 
 def recomputed_with(function: Callable) -> Callable:
-    """The same of a function whose first argument is a Flax module."""
+    """The same of a class of Flax modules, or of a function whose first argument is a module."""
     return function if on_one_cpu() else nn.remat(function, prevent_cse=False, policy=_KEPT)

@@ -18,14 +18,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 
-LANES, ROWS = 128, 16  # of a tile of vector memory, in 16 bits; in 32 bits two lie one on the other
+LANES, ROWS = 128, 16  # of a tile of vector memory in 16 bits; in 32 bits a tile has 8 rows
 BUDGET = 14 * 2**20  # bytes that the arrays named below may take, of the 16 MiB of a core
 Ref = Any  # of Pallas: a block in vector memory
 
 
 def heads_at_once(tokens: int, heads: int, head_dim: int, itemsize: int) -> int | None:
-    """Returns how many heads a program takes: as many as fit; None: not even the fewest do.
+    """Returns how many heads a program takes, as many as fit; None where no allowed number does.
 
     A block's width is a whole number of lanes' widths, or that of the tensor.
 
@@ -102,6 +103,8 @@ def _every_program(
             transcendentals=scores,
             bytes_accessed=(len(tensors) + results) * tensors[0].nbytes,
         ),
+        # Programs need nothing of each other: a chip with two cores may share them out.
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         name=f"attend_at_once{kernel.__name__}",
     )(*tensors)
 
@@ -159,7 +162,12 @@ def _weights(q: jax.Array, k: jax.Array, tokens: int) -> jax.Array:
 def _product(a: jax.Array, a_axis: int, b: jax.Array, b_axis: int) -> jax.Array:
     """Sums over an axis of either matrix, in float32."""
     contracted = (((a_axis,), (b_axis,)), ((), ()))
-    return jax.lax.dot_general(a, b, contracted, preferred_element_type=jnp.float32)
+    # Kernels know two precisions, of those that JAX can be told to use by default.
+    rough = jax.config.jax_default_matmul_precision in (None, "default", "fastest", "bfloat16")
+    precision = jax.lax.Precision.DEFAULT if rough else jax.lax.Precision.HIGHEST
+    return jax.lax.dot_general(
+        a, b, contracted, precision=precision, preferred_element_type=jnp.float32
+    )
 
 
 def _multiple(size: int, of: int) -> int:
