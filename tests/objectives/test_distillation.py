@@ -194,10 +194,10 @@ def test_pictures_of_another_size_are_resized(batch):
     teacher, model = taught_by(vit(img_size=(12, 16)), grey)
     params = teacher.constants().arrays["teacher"]
     resized = jax.image.resize(batch["image"], (8, 12, 16, 1), "bilinear", antialias=True)
-    expected = apply(model.module, model.params, resized)
+    expected = model.module.apply({"params": model.params}, resized)
     np.testing.assert_array_equal(teacher.logits(params, batch["image"]), expected)
     same, model = taught_by(vit(), grey)
-    expected = apply(model.module, model.params, batch["image"])
+    expected = model.module.apply({"params": model.params}, batch["image"])
     got = same.logits(same.constants().arrays["teacher"], batch["image"])
     np.testing.assert_array_equal(got, expected)  # not touched where nothing differs
 
@@ -215,7 +215,7 @@ def test_it_gets_no_gradient_and_computes_in_its_own_dtype(batch):
     grads, of_teacher = jax.jit(jax.grad(loss, (0, 1)))(params, constants)
     assert all(np.abs(x).max() > 0 for name, x in flat(grads) if "qkv/bias" not in name)
     assert not any(np.asarray(x).any() for _, x in flat(of_teacher))
-    plain = apply(model.module, model.params, batch["image"])
+    plain = model.module.apply({"params": model.params}, batch["image"])
     rough = teacher.logits(constants["teacher"], batch["image"])
     difference = np.abs(rough - plain).max() / np.abs(plain).max()
     assert 1e-5 < difference < 0.1
