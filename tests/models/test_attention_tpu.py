@@ -182,7 +182,10 @@ def test_a_model_has_the_same_numbers_and_gradients(options):
         )
         params = jax.jit(model.init)(jax.random.key(0), x)["params"]
         params = jax.tree.map(lambda leaf: leaf + 0.01, params)  # the head starts at zero
-        loss = lambda params: jnp.square(model.apply({"params": params}, x)).sum()  # noqa: E731
+
+        def loss(params):
+            return jnp.square(model.apply({"params": params}, x)).sum()
+
         return jax.value_and_grad(loss)(params)
 
     expected = run("xla")

@@ -165,9 +165,8 @@ def _state_handler() -> ocp.PyTreeCheckpointHandler:
     small model on eight devices those of the first checkpoint took longer than the train step.
     """
     arrays = copy.copy(ocp.type_handlers.get_type_handler(jax.Array))
-    arrays._min_slice_bytes_for_replica_parallel = (
-        LEAST_PART  # has no public name but in `__init__`
-    )
+    # Only its `__init__` has a public name for this, and what else the handler is given has none.
+    arrays._min_slice_bytes_for_replica_parallel = LEAST_PART
     registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
     return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 

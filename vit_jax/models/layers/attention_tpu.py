@@ -63,11 +63,11 @@ def _part_of(x: jax.Array) -> Any:
     if x.ndim != 4 or not nn.get_logical_axis_rules():
         return None
     examples, tokens, heads, head_dim = x.shape
-    along = _devices_along("batch"), _devices_along("heads")
-    if examples % along[0] or heads % along[1]:
+    own_examples, odd_examples = divmod(examples, _devices_along("batch"))
+    own_heads, odd_heads = divmod(heads, _devices_along("heads"))
+    if odd_examples or odd_heads:
         return None
-    shape = (examples // along[0], tokens, heads // along[1], head_dim)
-    return jax.ShapeDtypeStruct(shape, x.dtype)
+    return jax.ShapeDtypeStruct((own_examples, tokens, own_heads, head_dim), x.dtype)
 
 
 def attend_by_kernel(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -89,11 +89,11 @@ def attend_by_kernel(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.
         raise UserError(
             f"attn_backend='pallas' takes queries (b, n, h, hd), these are {query.shape}: use 'xla'"
         )
-    along = {axis: _devices_along(axis) for axis in ("batch", "heads")}
-    if query.shape[0] % along["batch"] or query.shape[2] % along["heads"]:
+    batch, heads = _devices_along("batch"), _devices_along("heads")
+    if query.shape[0] % batch or query.shape[2] % heads:
         raise UserError(
-            f"attn_backend='pallas' cannot split {query.shape[0]} examples over {along['batch']} "
-            f"devices and {query.shape[2]} heads over {along['heads']}: use 'auto' or 'xla'"
+            f"attn_backend='pallas' cannot split {query.shape[0]} examples over {batch} "
+            f"devices and {query.shape[2]} heads over {heads}: use 'auto' or 'xla'"
         )
     if mesh.empty or mesh.size == 1:
         return _on_one_device(query, key, value)
