@@ -1,5 +1,7 @@
 """Kernels for TPUs, interpreted: what they compute, and which is chosen."""
 
+import contextlib
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,8 @@ from jax.experimental.pallas import tpu as pltpu
 import vit_jax
 from vit_jax.errors import UserError
 from vit_jax.models.layers import attention, attention_tpu, short_attention
+from vit_jax.models.layers.encoder import Encoder
+from vit_jax.models.layers.platform import laid_out_for_accelerators
 
 
 def drawn(*shape, dtype=jnp.float32):
@@ -213,6 +217,25 @@ def test_lowering_for_a_mesh_of_tpus(tokens):
         attend = jax.jit(lambda *x: attention.attend(*x, backend="pallas")[0])
         lowered = attend.trace(shape, shape, shape).lower(lowering_platforms=("tpu",))
     assert "tpu_custom_call" in lowered.as_text()
+
+
+@pytest.mark.parametrize("on_a_mesh", [False, True])
+@pytest.mark.parametrize("tokens, backward", [(196, 1), (1024, 2)])
+@pytest.mark.parametrize("remat, forward", [("none", 1), ("dots_saveable", 1), ("full", 2)])
+def test_how_often_a_kernel_runs(remat, forward, tokens, backward, on_a_mesh):
+    """Where products are kept, what it gave is kept too, and it does not run once more for that."""
+    block = dict(attention=dict(num_heads=2, backend="pallas"), mlp=dict(hidden=128))
+    encoder = Encoder(1, block, remat=remat)
+    x = jnp.zeros((2, tokens, 128), jnp.bfloat16)
+    mesh = jax.set_mesh(mesh_of(data=2)) if on_a_mesh else contextlib.nullcontext()
+    with mesh, nn.logical_axis_rules(RULES[:1]), laid_out_for_accelerators():
+        params = jax.eval_shape(encoder.init, jax.random.key(0), x)
+
+        def loss(params, x):
+            return encoder.apply(params, x)[0].astype(jnp.float32).sum()
+
+        traced = jax.jit(jax.grad(loss, (0, 1))).trace(params, x)
+    assert str(traced.jaxpr).count("pallas_call[") == forward + backward
 
 
 @pytest.mark.parametrize("tokens", [48, 45])

@@ -11,6 +11,7 @@ from flax import linen as nn
 from vit_jax.errors import UserError
 from vit_jax.models.layers.block import Block
 from vit_jax.models.layers.drop import Key
+from vit_jax.models.layers.recompute import products
 
 CAPTURES = ("tokens", "attention")  # what each block can be asked for
 POLICIES = tuple(name for name in dir(jax.checkpoint_policies) if name.endswith("saveable"))
@@ -23,7 +24,8 @@ def remat_policy(name: str) -> Any:
 
     Args:
         name: "full" (keep nothing, recompute the block) or one of `POLICIES`, policies of
-            `jax.checkpoint_policies`, such as "dots_with_no_batch_dims_saveable".
+            `jax.checkpoint_policies`, such as "dots_with_no_batch_dims_saveable"; "dots_saveable"
+            keeps what a kernel of attention gives too (see `layers.recompute.products`).
 
     Raises:
         UserError: no such policy.
@@ -32,7 +34,7 @@ def remat_policy(name: str) -> Any:
         return None
     if name not in POLICIES:
         raise UserError(f"remat={name!r} is unknown; choose one of {REMATS}")
-    return getattr(jax.checkpoint_policies, name)
+    return products if name == "dots_saveable" else getattr(jax.checkpoint_policies, name)
 
 
 class Encoder(nn.Module):
