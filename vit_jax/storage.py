@@ -132,6 +132,21 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+def check_writable(file: str | os.PathLike[str]) -> None:
+    """Raises UserError, before the long work, for a file that cannot be written after it.
+
+    It is in a file system, and what it holds stays.
+    """
+    file = Path(file)
+    there = file.exists()
+    try:
+        file.open("a").close()
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error}") from error
+    if not there:
+        file.unlink()
+
+
 def entries(folder: Path) -> dict[str, bool]:
     """Returns the names of what lies in a folder, and whether each is a folder.
 

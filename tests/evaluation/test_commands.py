@@ -202,7 +202,7 @@ def test_nothing_is_guessed_about_classes(flowers):
         UserError, match=r"classes that are not known: cats, dogs, 2 of 2.*in-order"
     ):
         predictions.classify(strange, flowers)
-    with pytest.raises(UserError, match="2 classes and the model 6 outputs"):
+    with pytest.raises(UserError, match="2 classes and the model 6 outputs.*in-order"):
         predictions.classify(tiny.vit(), flowers)
     found = predictions.classify(tiny.vit(), flowers, in_order=True)
     assert set(found.labels) == {0, 1} and found.class_names[:3] == ("cats", "dogs", "2")
@@ -247,6 +247,7 @@ def test_errors_are_one_line(flowers, tmp_path, call, monkeypatch):
     folder.save(tmp_path / "mae", tiny.mae())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.npz").touch()
+    (tmp_path / "folder.png").mkdir()
     data = ("--data", flowers)
     for arguments, message in [
         (("confusion", "vit"), "no data is given, and the model is not a run's"),
@@ -256,6 +257,8 @@ def test_errors_are_one_line(flowers, tmp_path, call, monkeypatch):
         (("confusion", "mae", *data), "a masked autoencoder paints pictures"),
         (("confusion", "vit", *data, "--save", "there.npz"), "already there"),
         (("confusion", "vit", *data, "--picture", "x.bmp"), "expected one of .png, .svg, .pdf"),
+        (("confusion", "nowhere", "--picture", "folder.png"), "cannot write folder.png"),
+        (("calibration", "nowhere", "--picture", "there.npz/x.png"), "cannot write there.npz"),
         (("calibration", "vit", *data, "--bins", "0"), "0 bins"),
         (("calibration", "vit", *data, "--fit-temperature", "2"), "a share of 2.0"),
         (("calibration", "nowhere", *data), "nowhere"),

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from vit_jax import storage
 from vit_jax.convert import folder, own, params, pretrained
 from vit_jax.convert.folder import Model
 from vit_jax.convert.layouts import Source
@@ -82,7 +83,7 @@ def validate(
     """
     _check_request(dtype, gradients)
     if json_file is not None:
-        _check_writable(json_file)
+        storage.check_writable(json_file)
     if photo is not None:
         preprocess(photo, Preprocessing(), 1)  # what cannot be decoded is said before the long work
     with tqdm(desc="loading", disable=None, leave=False, bar_format="{desc} ...") as bar:
@@ -101,18 +102,6 @@ def validate(
     if json_file is not None:
         _write(json_file, report.to_json())
     return report
-
-
-def _check_writable(path: str | os.PathLike[str]) -> None:
-    """Raises UserError, before the long work, for a file that cannot be written after it."""
-    path = Path(path)
-    there = path.exists()
-    try:
-        path.open("a").close()  # what it holds stays until there is a report
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-    if not there:
-        path.unlink()
 
 
 def _write(path: str | os.PathLike[str], text: str) -> None:

@@ -138,9 +138,10 @@ def _outputs(names: tuple[str, ...], model: Model, in_order: bool) -> np.ndarray
     count = model.module.num_classes
     if in_order or model.class_names is None:
         if len(names) > count or (len(names) < count and not in_order):
+            first = ". If they are the model's first, say so: --classes-in-order"
             raise UserError(
-                f"the data has {len(names)} classes and the model {count} outputs, which "
-                "nobody names: expected as many of both"
+                f"the data has {len(names)} classes and the model {count} outputs, which nobody "
+                f"names: expected as many of both{first if len(names) < count else ''}"
             )
         return np.arange(len(names))
     try:

@@ -51,11 +51,11 @@ def title_above(figure: "Figure", text: str) -> None:
 
 
 def check_figure(path: str | os.PathLike[str]) -> None:
-    """Looks whether a figure can be saved under a name, before there is one.
+    """Looks whether a figure can be saved under a name, before there is one; makes its folder.
 
     Raises:
-        UserError: the name ends otherwise than in one of `ENDINGS`, or is in an object store; or
-            matplotlib is not installed.
+        UserError: the name ends otherwise than in one of `ENDINGS`, is in an object store, or
+            cannot be written; or matplotlib is not installed.
     """
     new_figure(1, 1)
     if storage.is_remote(path):
@@ -63,6 +63,8 @@ def check_figure(path: str | os.PathLike[str]) -> None:
     ending = Path(path).suffix
     if ending not in ENDINGS:
         raise UserError(f"{path} ends in {ending!r}: expected one of {', '.join(ENDINGS)}")
+    _make_folder(Path(path))
+    storage.check_writable(path)
 
 
 def save_figure(figure: "Figure", path: Path) -> Path:
@@ -71,12 +73,20 @@ def save_figure(figure: "Figure", path: Path) -> Path:
     Raises:
         UserError: the system refuses to write.
     """
+    _make_folder(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}") from error
     return path
+
+
+def _make_folder(path: Path) -> None:
+    """Makes the folder that a file is to be in."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from error
 
 
 def picture_grid(
