@@ -75,13 +75,29 @@ def test_some_classes_and_so_many_of_each(tmp_path):
     [
         (dict(classes=["ant", "bees"]), "unknown class 'bees': did you mean 'bee'"),
         (dict(per_class=0), "per_class is 0"),
-        (dict(), "ant is already there: choose another folder"),
+        (dict(), r"ant is already there, and not .* \(see 00000.png\): choose another folder"),
     ],
 )
 def test_bad_requests(tmp_path, options, message):
     (tmp_path / "ant").mkdir()
     with pytest.raises(UserError, match=message):
         data.write_folder(Pictures(), tmp_path, **options)
+
+
+def test_what_is_there_already_stays(tmp_path):
+    """More classes may come; a class with other files is another one."""
+    written = [data.write_folder(Pictures(), tmp_path, classes=["ant", "cow"]) for _ in "12"]
+    assert written[0] == written[1]
+    kept = {path: path.read_bytes() for path in written[0]}
+    assert set(data.write_folder(Pictures(), tmp_path)) > set(kept)
+    assert {path: path.read_bytes() for path in kept} == kept
+    other = r"ant is already there, and not as it would be written \(see {}\)"
+    with pytest.raises(UserError, match=other.format("00003.png")):
+        data.write_folder(Pictures(), tmp_path, classes=["ant"], per_class=1)
+    (tmp_path / "ant/00003.png").write_bytes(b"another picture")
+    with pytest.raises(UserError, match=other.format("00003.png")):
+        data.write_folder(Pictures(), tmp_path)
+    assert (tmp_path / "ant/00003.png").read_bytes() == b"another picture"
 
 
 def test_a_class_written_twice_is_written_once(tmp_path):

@@ -202,7 +202,7 @@ def test_nothing_is_guessed_about_classes(flowers):
         UserError, match=r"classes that are not known: cats, dogs, 2 of 2.*in-order"
     ):
         predictions.classify(strange, flowers)
-    with pytest.raises(UserError, match="2 classes and the model 6 outputs.*in-order"):
+    with pytest.raises(UserError, match=r"2 classes and the model 6 outputs.*in-order"):
         predictions.classify(tiny.vit(), flowers)
     found = predictions.classify(tiny.vit(), flowers, in_order=True)
     assert set(found.labels) == {0, 1} and found.class_names[:3] == ("cats", "dogs", "2")

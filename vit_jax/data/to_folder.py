@@ -30,11 +30,13 @@ def write_folder(
         files = data.write_folder(test, "pictures/test", classes=["3", "8"], per_class=20)
 
     Encoded images are written byte for byte, arrays as PNG. The number is that of the example in
-    the source.
+    the source. Where all of a class's files are there already, they stay: a notebook's cell can be
+    run once more.
 
     Args:
       source: from `open_source`.
-      folder: made where it is missing; must hold none of the classes' folders.
+      folder: made where it is missing; of the classes' folders it may hold those that would be
+        written as they are.
       classes: names of those to write; None: all.
       per_class: at most so many of each class, the first ones; None: all.
 
@@ -43,7 +45,7 @@ def write_folder(
 
     Raises:
       UserError: an unknown class, or one whose name is no folder's; fewer than one a class; or a
-        folder that is there already or cannot be written.
+        folder that is there with other files or cannot be written.
       DecodeError: an image that is of no format that is read here; names the example.
     """
     chosen = tuple(dict.fromkeys(source.class_names if classes is None else classes))
@@ -54,15 +56,32 @@ def write_folder(
         raise UserError(f"per_class is {per_class}: expected 1 or more, or None for all")
     folder = Path(folder)
     try:
-        for name in chosen:
-            (folder / name).mkdir(parents=True)
-        return list(_written(source, folder, chosen, per_class))
-    except FileExistsError as error:
-        raise UserError(f"{error.filename} is already there: choose another folder") from error
+        before = {name: _files(folder / name) for name in chosen}
+        files = list(_written(source, folder, before, per_class))
     except OSError as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"cannot write {folder}: {error}") from error
+    for name, others in before.items():
+        _refuse_others((others or set()) - set(files), folder / name)
+    return files
+
+
+def _files(folder: Path) -> set[Path] | None:
+    """What a class's folder holds; None: there was none, and it is made."""
+    if folder.exists():
+        return set(folder.iterdir())
+    folder.mkdir(parents=True)
+    return None
+
+
+def _refuse_others(others: Collection[Path], folder: Path) -> None:
+    """Raises UserError for files that are not, or not as they are, those that would be written."""
+    if others:
+        raise UserError(
+            f"{folder} is already there, and not as it would be written (see {min(others).name}): "
+            "choose another folder"
+        )
 
 
 def _check_folder_name(name: str) -> None:
@@ -75,10 +94,10 @@ def _check_folder_name(name: str) -> None:
 
 
 def _written(
-    source: Source, folder: Path, classes: Collection[str], per_class: int | None
+    source: Source, folder: Path, before: dict[str, set[Path] | None], per_class: int | None
 ) -> Iterator[Path]:
-    """Writes the examples, and yields the path of each."""
-    left = dict.fromkeys(classes, len(source) if per_class is None else per_class)
+    """Writes the examples of the classes that were not there, and yields the path of each."""
+    left = dict.fromkeys(before, len(source) if per_class is None else per_class)
     for index in tqdm(range(len(source)), os.fspath(folder), disable=None, leave=False):
         example = source[index]
         name = source.class_names[example["label"]]
@@ -86,7 +105,10 @@ def _written(
             left[name] -= 1
             content, ending = _encoded(example)
             path = folder / name / f"{index:05d}.{ending}"
-            path.write_bytes(content)
+            if before[name] is None:
+                path.write_bytes(content)
+            elif path not in before[name] or path.read_bytes() != content:
+                _refuse_others([path], folder / name)
             yield path
         elif not any(left.values()):
             return
