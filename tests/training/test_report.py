@@ -63,6 +63,25 @@ def test_columns_line_up(mesh):
     assert len({len(line) for line in lines}) == 1
 
 
+@pytest.mark.parametrize(
+    "width, columns",
+    [
+        (79, "name shape dtype sharding a_device size"),
+        (78, "name shape dtype sharding a_device"),
+        (71, "name shape sharding a_device"),
+        (10, "name shape sharding a_device"),
+    ],
+)
+def test_a_narrow_terminal_gets_fewer_columns(width, columns):
+    """Of two dtypes each has to be said."""
+    shape = (32, 3, 4, 16)
+    params = {"encoder/blocks_1/attn/qkv/kernel": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    lines = parameter_table(params, width=width).splitlines()
+    assert lines[0].replace("a device", "a_device").split() == columns.split()
+    assert width < 62 or max(map(len, lines)) <= width
+    assert "dtype" in parameter_table(params | {"x": PARAMS["blocks"]}, width=20).splitlines()[0]
+
+
 def test_the_header_says_what_runs_where(mesh):
     text = run_header(
         "vit_tiny", PARAMS, PARAMS, (2.5e9, 7.5e9), mesh, 64, state_bytes=6144, accumulate_steps=2

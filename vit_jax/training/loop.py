@@ -5,13 +5,14 @@ import dataclasses
 import functools
 import itertools
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax import data, storage
+from vit_jax import data, printing, storage
 from vit_jax.errors import UserError
 from vit_jax.training import (
     adapters_only,
@@ -189,7 +190,8 @@ class _Run:
             batch_axes=self._experiment.batch_axes,
             accumulate_steps=self._config.accumulate_steps,
         )
-        table = report.parameter_table(shapes.params, state.shardings.params)
+        width = printing.columns(sys.stdout)
+        table = report.parameter_table(shapes.params, state.shardings.params, width)
         return f"{table}\n{header}\ncache   {compilation_cache.place()}: compiled programs"
 
     def _first_state(self) -> tuple[TrainState, Record]:

@@ -1,19 +1,21 @@
 """What a run says about itself before the first step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 
 
-def parameter_table(params: Any, shardings: Any = None) -> str:
+def parameter_table(params: Any, shardings: Any = None, width: int | None = None) -> str:
     """Returns a table with a line for each parameter and a total.
 
     Args:
       params: tree of arrays or `jax.ShapeDtypeStruct`s.
       shardings: tree of `NamedSharding`s of the same structure; None: those of the arrays.
+      width: columns of a terminal; where they are too few, what the others let one see is left out:
+        the size, which is that of the shape, and a dtype that all have. None: there are enough.
 
     Returns:
       Columns name, shape, dtype, sharding (mesh axes of each array axis, "-" for none), what of it
@@ -32,12 +34,23 @@ def parameter_table(params: Any, shardings: Any = None) -> str:
     total = sum(x.size for _, x in leaves)
     held = bytes_text(sum(_held(x, place) for (_, x), place in zip(leaves, places)))
     rows.append(("total", "", "", bytes_text(_num_bytes(params)), held, f"{total:,}"))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths)]
-        lines.append("  ".join([*cells, row[-1].rjust(widths[-1])]))
-    return "\n".join(lines)
+    columns = [_aligned(column) for column in zip(*rows)]
+    columns[-1] = _aligned((row[-1] for row in rows), str.rjust)
+    if _too_wide(columns, width):
+        columns.pop()
+    if _too_wide(columns, width) and len({x.dtype for _, x in leaves}) == 1:
+        columns.pop(rows[0].index("dtype"))
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns))
+
+
+def _aligned(cells: Iterable[str], align: Callable = str.ljust) -> list[str]:
+    """The cells of a column, all as wide as the widest."""
+    cells = list(cells)
+    return [align(cell, max(map(len, cells))) for cell in cells]
+
+
+def _too_wide(columns: Sequence[Sequence[str]], width: int | None) -> bool:
+    return width is not None and sum(len(x[0]) + 2 for x in columns) - 2 > width
 
 
 def run_header(
