@@ -63,8 +63,9 @@ def evaluate_knn(
         bank, labels = gather(experiment, train, apply, params, config.data.train_split)
         queries, right = gather(experiment, test, apply, params, config.data.eval_split)
     results = accuracies(bank, labels, queries, right, train.num_classes, neighbours, temperature)
-    text = ", ".join(f"{k} neighbours {100 * results[f'knn_{k}']:.2f} %" for k in neighbours)
-    say(f"{len(queries):,} of {config.data.eval_split} by {len(bank):,} of the training: {text}")
+    what = f"{len(queries):,} of {config.data.eval_split} by {len(bank):,} of the training:"
+    shares = (f"  {k:4d} neighbours {100 * results[f'knn_{k}']:6.2f} %" for k in neighbours)
+    say("\n".join([what, *shares]))
     return results
 
 
