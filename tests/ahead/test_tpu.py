@@ -21,7 +21,7 @@ from vit_jax.ahead.program import kernel_in, space_in
 from vit_jax.ahead.topology import devices_of
 from vit_jax.errors import UserError
 from vit_jax.models.layers import attention, attention_tpu
-from vit_jax.models.layers.linear import Linear
+from vit_jax.models.layers.linear import Linear, split_parts
 from vit_jax.models.layers.short_attention import attend_at_once
 from vit_jax.training import sharding
 from vit_jax.training.hardware import chip
@@ -149,11 +149,13 @@ def test_gradients_of_heads_are_scattered(width, heads):
     sizes = {"data": 2, "fsdp": 4, "sequence": 1, "tensor": 1}
     mesh = sharding.make_mesh(sizes, devices_of("tpu", "v5e:2x4", None))
     of_heads = (heads, width // heads)
-    qkv = Linear((3, *of_heads), ("embed", "qkv", "heads", "head_dim"), use_bias=False)
+    axes = ("embed", "qkv", "heads", "head_dim")
+    qkv = Linear((3, *of_heads), axes, parts=True, use_bias=False)
     proj = Linear((width,), ("heads", "head_dim", "embed"), inputs=2, use_bias=False)
 
     def loss(kernels, x):
-        q, k, v = jnp.moveaxis(qkv.apply({"params": {"kernel": kernels[0]}}, x), -3, 0)
+        heads = qkv.apply({"params": {"kernel": kernels[0]}}, x)
+        q, k, v = split_parts(heads, ("heads", "head_dim"))
         out = proj.apply({"params": {"kernel": kernels[1]}}, q * k + v)
         return jnp.square(out.astype(jnp.float32)).sum()
 

@@ -22,7 +22,7 @@ from flax import linen as nn
 
 from vit_jax.errors import UserError
 from vit_jax.models.layers.drop import Key, dropout, split
-from vit_jax.models.layers.linear import Linear, named
+from vit_jax.models.layers.linear import Linear, named, split_parts
 from vit_jax.models.layers.norm import make_norm
 from vit_jax.models.layers.platform import on_one_cpu, platform
 from vit_jax.models.layers.rope import rotate
@@ -301,9 +301,9 @@ class Attention(nn.Module):
             qkv = qkv + bias.astype(qkv.dtype)
         own = ("batch", "tokens", *(None,) * (x.ndim - 3), "heads", "head_dim")
         every = ("batch", None, "heads", "head_dim") if x.ndim == 3 else own
-        parts = _split_by_head(qkv) if on_one_cpu() else jnp.moveaxis(qkv, -3, 0)
+        parts = _split_by_head(qkv) if on_one_cpu() else split_parts(qkv, ("heads", "head_dim"))
         return tuple(
-            nn.with_logical_constraint(parts[i], axes) for i, axes in enumerate((own, every, every))
+            nn.with_logical_constraint(part, axes) for part, axes in zip(parts, (own, every, every))
         )
 
     def _logit_scale(self) -> jax.Array:

@@ -8,7 +8,6 @@
 XLA cannot split a kernel by itself: on a mesh it runs under `jax.shard_map`.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vit_jax.errors import UserError
-from vit_jax.models.layers.platform import device_kind
+from vit_jax.models.layers.platform import device_kind, devices_along
 from vit_jax.models.layers.short_attention import attend_at_once, heads_at_once
 
 WITHOUT_KERNELS = ("TPU v2", "TPU v3")
@@ -50,7 +49,7 @@ def pays_where_it_is_traced(query: jax.Array, key: jax.Array) -> bool:
     own_query, own_key = _part_of(query), _part_of(key)
     if own_query is None or not a_kernel_pays(own_query, own_key, device_kind()):
         return False
-    return query.shape[1] >= FLASH_MIN_TOKENS or _devices_along("tokens") == 1
+    return query.shape[1] >= FLASH_MIN_TOKENS or devices_along("tokens") == 1
 
 
 def _part_of(x: jax.Array) -> Any:
@@ -63,8 +62,8 @@ def _part_of(x: jax.Array) -> Any:
     if x.ndim != 4 or not nn.get_logical_axis_rules():
         return None
     examples, tokens, heads, head_dim = x.shape
-    own_examples, odd_examples = divmod(examples, _devices_along("batch"))
-    own_heads, odd_heads = divmod(heads, _devices_along("heads"))
+    own_examples, odd_examples = divmod(examples, devices_along("batch"))
+    own_heads, odd_heads = divmod(heads, devices_along("heads"))
     if odd_examples or odd_heads:
         return None
     return jax.ShapeDtypeStruct((own_examples, tokens, own_heads, head_dim), x.dtype)
@@ -89,7 +88,7 @@ def attend_by_kernel(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.
         raise UserError(
             f"attn_backend='pallas' takes queries (b, n, h, hd), these are {query.shape}: use 'xla'"
         )
-    batch, heads = _devices_along("batch"), _devices_along("heads")
+    batch, heads = devices_along("batch"), devices_along("heads")
     if query.shape[0] % batch or query.shape[2] % heads:
         raise UserError(
             f"attn_backend='pallas' cannot split {query.shape[0]} examples over {batch} "
@@ -97,20 +96,13 @@ def attend_by_kernel(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.
         )
     if mesh.empty or mesh.size == 1:
         return _on_one_device(query, key, value)
-    own = "tokens" if query.shape[1] % _devices_along("tokens") == 0 else None
+    own = "tokens" if query.shape[1] % devices_along("tokens") == 0 else None
     queries = nn.logical_to_mesh_axes(("batch", own, "heads", None))
     every = nn.logical_to_mesh_axes(("batch", None, "heads", None))
     local = jax.shard_map(
         _on_one_device, in_specs=(queries, every, every), out_specs=queries, check_vma=False
     )
     return local(query, key, value)
-
-
-def _devices_along(axis: str) -> int:
-    """Over how many devices a logical axis is split."""
-    mesh, (names,) = jax.sharding.get_abstract_mesh(), nn.logical_to_mesh_axes((axis,))
-    names = (names,) if isinstance(names, str) else names or ()
-    return math.prod(mesh.shape.get(name, 1) for name in names)
 
 
 def _fit_at_once(query: Any, key: Any) -> bool:

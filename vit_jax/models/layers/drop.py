@@ -31,13 +31,14 @@ def drop_path(x: jax.Array, rate: jax.Array | float, key: Key) -> jax.Array:
     """Drops the whole residual branch of an example with probability `rate`.
 
     Stochastic depth (Huang et al. 2016), one draw for each example of `x (b, ...)`. `rate` may be
-    traced, because a scanned encoder has one block for all depths.
+    traced, because a scanned encoder has one block for all depths. What is kept for the gradient is
+    a factor for each example; choosing between `x` and 0 would keep a bit for each element of `x`.
     """
     if key is None:
         return x
     keep = 1.0 - jnp.asarray(rate)
     kept = jax.random.bernoulli(key, keep, (x.shape[0],) + (1,) * (x.ndim - 1))
-    return jnp.where(kept, x / keep.astype(x.dtype), jnp.zeros_like(x))
+    return (x * jnp.where(kept, 1.0 / keep, 0.0)).astype(x.dtype)
 
 
 def kept_patches(key: Key, batch: int, num_patches: int, rate: float) -> jax.Array | None:

@@ -10,7 +10,7 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
 from vit_jax.models.layers.initial import Initializer, initializers, zeros
-from vit_jax.models.layers.platform import on_one_cpu, on_several_tpus
+from vit_jax.models.layers.platform import devices_along, on_one_cpu, on_several_tpus
 
 Axes = tuple[str | None, ...]
 
@@ -50,8 +50,8 @@ class Linear(nn.Module):
     """`y = x @ kernel + bias` over the last `inputs` axes of `x`.
 
     With more than one output axis it is a projection to heads, `(..., d) -> (..., 3, h, hd)`; with
-    more than one input axis it merges them back, `(..., h, hd) -> (..., d)`. On several TPUs heads
-    and their channels are one axis of the product (see `_merge_heads`).
+    more than one input axis it merges them back, `(..., h, hd) -> (..., d)`. On several TPUs such
+    axes are one in the product (see `_merge`).
 
     Attributes:
         features: sizes of the output axes.
@@ -89,14 +89,22 @@ class Linear(nn.Module):
             bias = self.param("bias", init, self.features, self.param_dtype)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         inputs = self.inputs
-        if "head_dim" in self.axes and on_several_tpus():
-            at = self.axes.index("head_dim")
-            kernel = _merge_heads(kernel, at)
-            if at < inputs:
+        first, last = self._merged_axes()
+        if first < last and on_several_tpus():
+            kernel = _merge(kernel, first, last)
+            if last < inputs:
                 x, inputs = x.reshape(*x.shape[:-2], -1), inputs - 1
         y = product(x, kernel, inputs)
-        y = y.reshape(*x.shape[: x.ndim - inputs], *self.features)
-        return y if bias is None else y + bias
+        if bias is not None:
+            y += bias.reshape(kernel.shape[inputs:])
+        return y.reshape(*x.shape[: x.ndim - inputs], *self.features)
+
+    def _merged_axes(self) -> tuple[int, int]:
+        """First and last of the kernel's axes that several TPUs have as one."""
+        last = self.axes.index("head_dim") if "head_dim" in self.axes else len(self.axes) - 1
+        if self.parts and devices_along(self.axes[self.inputs + 1]) == 1:
+            return self.inputs, last
+        return last - ("head_dim" in self.axes), last
 
     def _kernel_init(self, ndim: int) -> Initializer:
         axes = tuple(range(ndim))
@@ -105,17 +113,39 @@ class Linear(nn.Module):
         return initializers(self.weight_init).linear(inputs, parts, outputs)
 
 
-def _merge_heads(kernel: jax.Array, at: int) -> jax.Array:
-    """Returns a kernel whose axis `at`, the channels of a head, is one with that of the heads.
+def _merge(kernel: jax.Array, first: int, last: int) -> jax.Array:
+    """Returns a kernel whose axes from `first` to `last` are one.
+
+    They are heads and their channels, and before them, where devices do not split them, parts.
 
     The compiler of TPUs sums gradients over devices that keep a part each by a reduce-scatter,
     where it takes the shape; a kernel of heads with 64 or 80 channels it mostly does not take, and
     sends twice as much in an all-reduce, as it does even for `jax.lax.psum_scatter`. Merged, it
-    takes it, and an array whose last axis is no multiple of 128 need not be padded. The barrier
-    keeps the compiler from splitting the gradient's axes again before it is summed.
+    takes it, and an array whose last axis is no multiple of 128 need not be padded; nor one whose
+    last axis but one counts parts (see `split_parts`). The barrier keeps the compiler from
+    splitting the gradient's axes again before it is summed.
     """
     shape = kernel.shape
-    return jax.lax.optimization_barrier(kernel.reshape(*shape[: at - 1], -1, *shape[at + 1 :]))
+    return jax.lax.optimization_barrier(kernel.reshape(*shape[:first], -1, *shape[last + 1 :]))
+
+
+def split_parts(y: jax.Array, axes: tuple[str, ...]) -> list[jax.Array]:
+    """Parts, each `(..., *outputs)`, of what a `Linear` of several gives, `(..., parts, *outputs)`.
+
+    They are cut out of one last axis, as the product makes them: a TPU lays out the last two axes
+    in tiles, and of (parts, outputs) would make a copy for whatever comes next, and of the gradient
+    another. Where devices split the outputs, each has some of every part.
+
+    Args:
+        y: what it gives.
+        axes: logical names of the outputs.
+    """
+    outputs = y.shape[-len(axes) :]
+    if devices_along(axes[0]) > 1:
+        return list(jnp.moveaxis(y, -1 - len(axes), 0))
+    flat = y.reshape(*y.shape[: -1 - len(axes)], -1)
+    parts = jnp.split(flat, y.shape[-1 - len(axes)], axis=-1)
+    return [part.reshape(*part.shape[:-1], *outputs) for part in parts]
 
 
 def classifier(

@@ -9,7 +9,7 @@ from flax import linen as nn
 from vit_jax.models.layers.activation import get_activation
 from vit_jax.models.layers.drop import Key, dropout, split
 from vit_jax.models.layers.initial import initializers
-from vit_jax.models.layers.linear import Linear, token_axes
+from vit_jax.models.layers.linear import Linear, split_parts, token_axes
 from vit_jax.models.layers.recompute import recomputed_with
 
 MLPS = ("mlp", "swiglu")
@@ -59,7 +59,7 @@ class Mlp(nn.Module):
 
         def activate_and_project(fc2: Linear, h: jax.Array, key: Key) -> jax.Array:
             if self.gated:
-                gate, value = jnp.moveaxis(h, -2, 0)
+                gate, value = split_parts(h, ("mlp",))
                 h = act(gate) * value
             else:
                 h = act(h)

@@ -1,10 +1,12 @@
-"""What a function is traced for: some choices of layout differ by platform."""
+"""What a function is traced for: some choices of layout differ by platform and mesh."""
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Iterator
 
 import jax
+from flax import linen as nn
 
 _for_accelerators = contextvars.ContextVar("for_accelerators", default=False)
 
@@ -24,6 +26,13 @@ def device_kind() -> str:
 def on_several_tpus() -> bool:
     """Whether it is traced for a mesh of more than one TPU."""
     return jax.sharding.get_abstract_mesh().size > 1 and platform() == "tpu"
+
+
+def devices_along(axis: str) -> int:
+    """Over how many devices a logical axis is split."""
+    mesh, (names,) = jax.sharding.get_abstract_mesh(), nn.logical_to_mesh_axes((axis,))
+    names = (names,) if isinstance(names, str) else names or ()
+    return math.prod(mesh.shape.get(name, 1) for name in names)
 
 
 def on_one_cpu() -> bool:

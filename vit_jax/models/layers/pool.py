@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vit_jax.models.layers.attention import attend
-from vit_jax.models.layers.linear import Linear, named
+from vit_jax.models.layers.linear import Linear, named, split_parts
 from vit_jax.models.layers.mlp import Mlp
 from vit_jax.models.layers.norm import make_norm
 
@@ -55,8 +55,7 @@ class AttentionPool(nn.Module):
         kv = Linear((2, *heads), ("embed", "qkv", *to_heads), parts=True, name="kv", **drawn)
         proj = Linear((d,), from_heads, inputs=2, name="proj", **drawn)
         query = jnp.broadcast_to(q(latent), (b, 1, *heads))
-        both = jnp.moveaxis(kv(x), -3, 0)
-        key, value = both[0], both[1]
+        key, value = split_parts(kv(x), to_heads)
         # One query has no (n, n) weights to avoid, so a fused kernel would gain nothing.
         mixed, weights = attend(
             query.astype(key.dtype), key, value, return_weights=return_weights, backend="xla"
