@@ -181,6 +181,22 @@ def test_gradients_of_heads_are_scattered(width, heads):
     assert sent["all-reduce"] == pytest.approx(2 * 1 / 2 * whole / 4, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    "sizes, product", [({"data": 8}, (3 * 64,)), ({"data": 4, "tensor": 2}, (3, 64))]
+)
+def test_parts_are_one_axis_of_a_product(sizes, product):
+    """Of heads that devices split, each has some of every part."""
+    sizes = dict.fromkeys(("data", "fsdp", "sequence", "tensor"), 1) | sizes
+    mesh = sharding.make_mesh(sizes, devices_of("tpu", "v5e:2x4", None))
+    module, x = attention.Attention(num_heads=4), jax.ShapeDtypeStruct((8, 196, 64), jnp.float32)
+    params = jax.eval_shape(module.init, jax.random.key(0), x)
+    rules = (("batch", "data"), ("heads", "tensor"))
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        text = str(jax.jit(module.apply).trace(params, x).jaxpr)
+    shape = ",".join(map(str, (8, 196, *product)))
+    assert f"f32[{shape}] = dot_general" in text
+
+
 def test_a_step_that_is_too_large_is_an_answer(call, tmp_path):
     """With an exit code that no error has."""
     overrides = [f"--config.{change}" for change in (*CHANGES, f"data.batch_size={2**24}")]

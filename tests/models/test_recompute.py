@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import vit_jax
+from vit_jax.models.layers.drop import drop_path
 from vit_jax.models.layers.mlp import Mlp
 from vit_jax.models.layers.norm import make_norm
 from vit_jax.models.layers.platform import laid_out_for_accelerators
@@ -53,6 +54,15 @@ def test_a_norm_keeps_what_it_is_given(kind):
     with laid_out_for_accelerators():  # it is chosen where it is made
         norm = make_norm(kind, epsilon=1e-6, dtype=jnp.bfloat16)
     assert kept(norm) == [(TOKENS.shape, "bfloat16")]
+
+
+def test_stochastic_depth_keeps_a_factor_for_each_example():
+    """And not a bit for each element."""
+    backward = jax.eval_shape(
+        lambda x: jax.vjp(lambda x: drop_path(x, 0.3, jax.random.key(0)), x)[1], TOKENS
+    )
+    kept = {leaf.shape for leaf in jax.tree.leaves(backward)}
+    assert kept == {(TOKENS.shape[0], 1, 1)}
 
 
 def test_on_one_cpu_nothing_is_computed_anew():
