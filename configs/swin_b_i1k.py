@@ -16,5 +16,5 @@ def get_config() -> ConfigDict:
     config = load_config(Path(__file__).with_name("swin_t_i1k.py"))
     config.model.name = "swin_base_patch4_window7_224"
     config.model.drop_path_rate = 0.5  # configs/swin/swin_base_patch4_window7_224.yaml
-    config.tpu_topology = None  # not compiled for one yet
+    config.tpu_topology = "v5e:8x8"  # ours: 16 images a chip
     return config

@@ -12,8 +12,6 @@ from vit_jax.training import hardware
 # (docs.jax.dev, "GPU memory allocation").
 FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 GPU_FRACTION = 0.75
-# Of a TPU the system keeps a little: of the 16 GiB of a v5e it leaves 15.75 to the compiler.
-TPU_FRACTION = 15.75 / 16
 # What a step takes beside the state is counted so much larger for the answer what fits. The
 # compiler of TPUs lays out up to 1.24 times the estimate for recipes that train a whole
 # classifier, up to 2.0 times for masked autoencoders and where a part of a model is trained
@@ -30,18 +28,18 @@ class Chip:
         name: as people call it.
         platform: "gpu" or "tpu".
         memory: bytes that it has.
+        capacity: bytes that the compiler has for a program, where that is known, as of TPUs.
     """
 
     name: str
     platform: str
     memory: float
+    capacity: float | None = None
 
     @property
     def usable(self) -> float:
-        """Bytes of it that a program gets: see `FRACTION` and `TPU_FRACTION`."""
-        if self.platform == "tpu":
-            return self.memory * TPU_FRACTION
-        return self.memory * _gpu_fraction()
+        """Bytes of it that a program gets: of a GPU see `FRACTION`."""
+        return self.memory * _gpu_fraction() if self.capacity is None else self.capacity
 
 
 def _gpu_fraction() -> float:
@@ -62,7 +60,8 @@ def _gpu_fraction() -> float:
 
 def _known(name: str, platform: str, kind: str) -> Chip:
     """A chip whose rates `training.hardware` has, by the name that JAX gives to the device."""
-    return Chip(name, platform, hardware.chip(SimpleNamespace(device_kind=kind)).memory)
+    found = hardware.chip(SimpleNamespace(device_kind=kind))
+    return Chip(name, platform, found.memory, found.usable)
 
 
 # T4 and RTX 4090 are not in that table: the first has no bfloat16, and of neither does a recipe
