@@ -26,8 +26,23 @@ def write(
         devices: whether JAX's are named; it has to be loaded for that.
         **about: how it was measured.
     """
-    where = machine.describe(libraries) | (machine.describe_devices() if devices else {})
+    where = _where(libraries, devices)
     report = {"what": what, **about, "machine": where, "results": results}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
     print(f"written to {path}")
+
+
+def earlier(
+    path: pathlib.Path, libraries: Iterable[str], devices: bool = True, **about: Any
+) -> dict[str, Any]:
+    """Results that `write` wrote on this machine, with these versions and settings; else none."""
+    if not path.exists():
+        return {}
+    report = json.loads(path.read_text())
+    same = {**about, "machine": _where(libraries, devices)}
+    return report["results"] if all(report.get(key) == same[key] for key in same) else {}
+
+
+def _where(libraries: Iterable[str], devices: bool) -> dict[str, Any]:
+    return machine.describe(libraries) | (machine.describe_devices() if devices else {})

@@ -13,6 +13,9 @@ given; those of no given folder are left out, and the table says so.
 On a CPU there are two comparisons: "default", each as its users run it (`vit-jax` starts itself
 with huge pages for malloc, the others do not), and "huge pages", where all have them.
 
+Results are written after each piece of work, beside those that the file has of this machine and
+these versions: after one that was stopped, `--work` makes the rest.
+
 Utilisation is the share of the best matrix product that was measured in the same rounds, of XLA's
 and PyTorch's, by the operations of the model (`model.flops()`, three times that for an update).
 """
@@ -23,10 +26,11 @@ import sys
 from typing import Any
 
 from contenders import CEILINGS, CHECKOUTS, CONTENDERS, Work, able
-from report import write
+from report import earlier, write
 from rounds import Running, take_turns
 
 RESULTS = pathlib.Path(__file__).parent / "results/steps.json"
+LIBRARIES = ("jax", "jaxlib", "flax", "torch", "timm", "transformers")
 WORKS = {
     "forward-ti": Work("forward", "vit_tiny_patch16_224", 16),
     "forward-s": Work("forward", "vit_small_patch16_224", 8),
@@ -160,7 +164,8 @@ def main() -> None:
     """Measures, prints tables and writes the results."""
     arguments = parsed()
     comparisons = arguments.comparisons or (["default"] if arguments.gpu else list(COMPARISONS))
-    results: dict[str, Any] = {}
+    about = dict(libraries=LIBRARIES, rounds=arguments.rounds)
+    results = earlier(arguments.output, **about)
     for name, work in arguments.work.items():
         if arguments.batch:
             work = Work(**{**vars(work), "batch": arguments.batch})
@@ -177,13 +182,7 @@ def main() -> None:
             result["times_the_best"] = ratios(result)
             results.setdefault(name, {})[comparison] = result
             print(table(name, comparison, result), flush=True)
-    write(
-        arguments.output,
-        "forward passes and updates, side by side",
-        results,
-        ["jax", "jaxlib", "flax", "torch", "timm", "transformers"],
-        rounds=arguments.rounds,
-    )
+            write(arguments.output, "forward passes and updates, side by side", results, **about)
 
 
 if __name__ == "__main__":

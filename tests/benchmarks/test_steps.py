@@ -1,5 +1,6 @@
 """Contenders side by side: each kind of them makes steps, and one that fails is said to."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -52,3 +53,19 @@ def test_who_fails_and_who_is_left_out(done):
     assert set(result["failed"]) == {PEER} and "big_vision/models/vit.py" in result["failed"][PEER]
     assert result["not_given"] == ["deit3-jax"]
     assert "left out: no --checkout" in text
+
+
+def test_a_run_goes_on_beside_what_was_measured_here(tmp_path, monkeypatch):
+    """And not beside what another machine, another version or other settings gave."""
+    monkeypatch.syspath_prepend(str(markdown.ROOT / "benchmarks"))
+    report = importlib.import_module("report")
+    path, libraries = tmp_path / "results.json", ("jax", "numpy")
+    assert report.earlier(path, libraries, rounds=3) == {}
+    report.write(path, "nothing", {"a": 1}, libraries, rounds=3)
+    assert report.earlier(path, libraries, rounds=3) == {"a": 1}
+    assert report.earlier(path, libraries, rounds=4) == {}
+    assert report.earlier(path, ("jax",), rounds=3) == {}
+    other = json.loads(path.read_text())
+    other["machine"]["cpu"] = "another"
+    path.write_text(json.dumps(other))
+    assert report.earlier(path, libraries, rounds=3) == {}
