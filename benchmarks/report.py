@@ -2,9 +2,11 @@
 
 import json
 import pathlib
+import subprocess
 from collections.abc import Iterable
 from typing import Any
 
+from vit_jax import storage
 from vit_jax.measure import machine
 
 
@@ -26,10 +28,9 @@ def write(
         devices: whether JAX's are named; it has to be loaded for that.
         **about: how it was measured.
     """
-    where = _where(libraries, devices)
-    report = {"what": what, **about, "machine": where, "results": results}
+    report = {"what": what, **about, "machine": _where(libraries, devices), "results": results}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    storage.replace_text(path, json.dumps(report, indent=2) + "\n")
     print(f"written to {path}")
 
 
@@ -40,8 +41,19 @@ def earlier(
     if not path.exists():
         return {}
     report = json.loads(path.read_text())
-    same = {**about, "machine": _where(libraries, devices)}
-    return report["results"] if all(report.get(key) == same[key] for key in same) else {}
+    now = json.loads(json.dumps({**about, "machine": _where(libraries, devices)}))
+    for one in (report["machine"], now["machine"]):
+        del one["load_average"]
+    return report["results"] if all(report.get(key) == now[key] for key in now) else {}
+
+
+def revision() -> str:
+    """Of the code that is measured, as git has it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    folder = pathlib.Path(__file__).parent
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def _where(libraries: Iterable[str], devices: bool) -> dict[str, Any]:

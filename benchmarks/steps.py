@@ -13,23 +13,24 @@ given; those of no given folder are left out, and the table says so.
 On a CPU there are two comparisons: "default", each as its users run it (`vit-jax` starts itself
 with huge pages for malloc, the others do not), and "huge pages", where all have them.
 
-Results are written after each piece of work, beside those that the file has of this machine and
-these versions: after one that was stopped, `--work` makes the rest.
+Results are written after each piece of work, beside those that the file has of the same machine,
+versions, code and contenders: after a run that was stopped, `--work` makes the rest.
 
 Utilisation is the share of the best matrix product that was measured in the same rounds, of XLA's
 and PyTorch's, by the operations of the model (`model.flops()`, three times that for an update).
 """
 
 import argparse
+import os
 import pathlib
 import sys
 from typing import Any
 
 from contenders import CEILINGS, CHECKOUTS, CONTENDERS, Work, able
-from report import earlier, write
+from report import earlier, revision, write
 from rounds import Running, take_turns
 
-RESULTS = pathlib.Path(__file__).parent / "results/steps.json"
+RESULTS = pathlib.Path(__file__).parent / "results"
 LIBRARIES = ("jax", "jaxlib", "flax", "torch", "timm", "transformers")
 WORKS = {
     "forward-ti": Work("forward", "vit_tiny_patch16_224", 16),
@@ -149,7 +150,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--comparisons", nargs="+", choices=COMPARISONS, default=None)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, help="images, in the place of each one's own")
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
+    parser.add_argument("--output", type=pathlib.Path)
     arguments = parser.parse_args()
     works = GPU_WORKS if arguments.gpu else WORKS
     if unknown := set(arguments.work) - set(works):
@@ -157,6 +158,7 @@ def parsed() -> argparse.Namespace:
     if unknown := set(arguments.contenders) - {c.name for c in CONTENDERS}:
         parser.error(f"no contender {sorted(unknown)}")
     arguments.work = {name: works[name] for name in arguments.work or works}
+    arguments.output = arguments.output or RESULTS / f"steps{'_gpu' * arguments.gpu}.json"
     return arguments
 
 
@@ -164,7 +166,15 @@ def main() -> None:
     """Measures, prints tables and writes the results."""
     arguments = parsed()
     comparisons = arguments.comparisons or (["default"] if arguments.gpu else list(COMPARISONS))
-    about = dict(libraries=LIBRARIES, rounds=arguments.rounds)
+    # Contenders, all alive, share the memory of a GPU.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    about = dict(
+        libraries=LIBRARIES,
+        rounds=arguments.rounds,
+        revision=revision(),
+        contenders=sorted(arguments.contenders),
+        checkouts=sorted(name for name, _ in arguments.checkout),
+    )
     results = earlier(arguments.output, **about)
     for name, work in arguments.work.items():
         if arguments.batch:

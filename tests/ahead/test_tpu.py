@@ -155,7 +155,7 @@ def test_gradients_of_heads_are_scattered(width, heads):
 
     def loss(kernels, x):
         heads = qkv.apply({"params": {"kernel": kernels[0]}}, x)
-        q, k, v = split_parts(heads, ("heads", "head_dim"))
+        q, k, v = split_parts(heads, axes[1:])
         out = proj.apply({"params": {"kernel": kernels[1]}}, q * k + v)
         return jnp.square(out.astype(jnp.float32)).sum()
 

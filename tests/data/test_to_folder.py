@@ -89,14 +89,18 @@ def test_what_is_there_already_stays(tmp_path):
     written = [data.write_folder(Pictures(), tmp_path, classes=["ant", "cow"]) for _ in "12"]
     assert written[0] == written[1]
     kept = {path: path.read_bytes() for path in written[0]}
+    (tmp_path / "ant/.hidden").touch()
     assert set(data.write_folder(Pictures(), tmp_path)) > set(kept)
     assert {path: path.read_bytes() for path in kept} == kept
     other = r"ant is already there, and not as it would be written \(see {}\)"
     with pytest.raises(UserError, match=other.format("00003.png")):
         data.write_folder(Pictures(), tmp_path, classes=["ant"], per_class=1)
     (tmp_path / "ant/00003.png").write_bytes(b"another picture")
+    (tmp_path / "cow/00005.jpeg").unlink()
+    (tmp_path / "cow").rmdir()
     with pytest.raises(UserError, match=other.format("00003.png")):
         data.write_folder(Pictures(), tmp_path)
+    assert not (tmp_path / "cow").exists()  # nothing is written before that
     assert (tmp_path / "ant/00003.png").read_bytes() == b"another picture"
 
 

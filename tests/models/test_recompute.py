@@ -1,5 +1,8 @@
 """What a layer keeps for its gradient, and that computing the rest anew changes nothing."""
 
+import functools
+import importlib
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ from vit_jax.models.layers.drop import drop_path
 from vit_jax.models.layers.mlp import Mlp
 from vit_jax.models.layers.norm import make_norm
 from vit_jax.models.layers.platform import laid_out_for_accelerators
-from vit_jax.models.layers.recompute import recomputed
+from vit_jax.models.layers.recompute import products, recomputed
 
 TOKENS = jnp.asarray(np.random.default_rng(0).normal(size=(8, 5, 32)), jnp.bfloat16)
 
@@ -63,6 +66,23 @@ def test_stochastic_depth_keeps_a_factor_for_each_example():
     )
     kept = {leaf.shape for leaf in jax.tree.leaves(backward)}
     assert kept == {(TOKENS.shape[0], 1, 1)}
+
+
+def test_a_kernel_for_gpus_is_kept_as_a_product_is(monkeypatch):
+    """cuDNN's, which is traced here without a GPU: forward once, and not again for its result."""
+    cudnn = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
+    for name in ("check_cudnn_version", "check_compute_capability", "check_is_flash_attention"):
+        monkeypatch.setattr(cudnn, name, lambda *args, **options: 90300)
+    x = jnp.zeros((2, 64, 2, 64), jnp.bfloat16)
+
+    @functools.partial(jax.checkpoint, policy=products)
+    def attend(x):
+        mixed = jax.nn.dot_product_attention(x, x, x, implementation="cudnn")
+        return jnp.tanh(mixed.astype(jnp.float32)).sum()
+
+    text = str(jax.make_jaxpr(jax.grad(attend))(x))
+    assert text.count("dot_product_attention_fwd_wrapper[") == 1
+    assert text.count("dot_product_attention_bwd_wrapper[") == 1
 
 
 def test_on_one_cpu_nothing_is_computed_anew():

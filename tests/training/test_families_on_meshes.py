@@ -98,7 +98,10 @@ def test_eight_devices_learn_what_one_learns(family, sizes):
     assert_same(trained(family, sizes), one_device(family))
 
 
-@pytest.mark.parametrize("family, sizes", [("vit", (1, 2, 2, 2)), ("swin", (2, 2, 2, 1))])
+MERGED = [("vit", (1, 2, 2, 2)), ("vit", (2, 2, 2, 1)), ("swin", (2, 2, 2, 1))]
+
+
+@pytest.mark.parametrize("family, sizes", MERGED)
 def test_with_heads_merged_as_on_tpus(family, sizes, monkeypatch):
     expected = one_device(family)
     monkeypatch.setattr("vit_jax.models.layers.linear.on_several_tpus", lambda: True)

@@ -56,32 +56,48 @@ def write_folder(
         raise UserError(f"per_class is {per_class}: expected 1 or more, or None for all")
     folder = Path(folder)
     try:
-        before = {name: _files(folder / name) for name in chosen}
-        files = list(_written(source, folder, before, per_class))
+        there = {name: _files(folder / name) for name in chosen if (folder / name).exists()}
+        same = list(_the_same(source, folder, there, per_class)) if there else []
+        new = [name for name in chosen if name not in there]
+        for name in new:
+            (folder / name).mkdir(parents=True)
+        files = [*same, *_written(source, folder, new, per_class)] if new else same
     except OSError as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"cannot write {folder}: {error}") from error
-    for name, others in before.items():
-        _refuse_others((others or set()) - set(files), folder / name)
-    return files
+    return sorted(files, key=lambda path: int(path.stem))
 
 
-def _files(folder: Path) -> set[Path] | None:
-    """What a class's folder holds; None: there was none, and it is made."""
-    if folder.exists():
-        return set(folder.iterdir())
-    folder.mkdir(parents=True)
-    return None
+def _files(folder: Path) -> set[Path]:
+    """What a class's folder holds, but for what a system or an editor hides in it."""
+    return {path for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-def _refuse_others(others: Collection[Path], folder: Path) -> None:
-    """Raises UserError for files that are not, or not as they are, those that would be written."""
-    if others:
-        raise UserError(
-            f"{folder} is already there, and not as it would be written (see {min(others).name}): "
-            "choose another folder"
-        )
+def _the_same(
+    source: Source, folder: Path, there: dict[str, set[Path]], per_class: int | None
+) -> Iterator[Path]:
+    """Yields the files of classes that are there, if they are those that would be written.
+
+    Raises:
+      UserError: one is missing, has another content, or is there besides.
+    """
+    others = {name: set(files) for name, files in there.items()}
+    for path, content in _to_be(source, folder, there, per_class):
+        if path not in others[path.parent.name] or path.read_bytes() != content:
+            raise _others(path)
+        others[path.parent.name].remove(path)
+        yield path
+    for files in others.values():
+        if files:
+            raise _others(min(files))
+
+
+def _others(path: Path) -> UserError:
+    return UserError(
+        f"{path.parent} is already there, and not as it would be written (see {path.name}): "
+        "choose another folder"
+    )
 
 
 def _check_folder_name(name: str) -> None:
@@ -94,22 +110,26 @@ def _check_folder_name(name: str) -> None:
 
 
 def _written(
-    source: Source, folder: Path, before: dict[str, set[Path] | None], per_class: int | None
+    source: Source, folder: Path, classes: Collection[str], per_class: int | None
 ) -> Iterator[Path]:
-    """Writes the examples of the classes that were not there, and yields the path of each."""
-    left = dict.fromkeys(before, len(source) if per_class is None else per_class)
+    """Writes the examples, and yields the path of each."""
+    for path, content in _to_be(source, folder, classes, per_class):
+        path.write_bytes(content)
+        yield path
+
+
+def _to_be(
+    source: Source, folder: Path, classes: Collection[str], per_class: int | None
+) -> Iterator[tuple[Path, bytes]]:
+    """Yields path and content of each file of the classes, in the order of the source."""
+    left = dict.fromkeys(classes, len(source) if per_class is None else per_class)
     for index in tqdm(range(len(source)), os.fspath(folder), disable=None, leave=False):
         example = source[index]
         name = source.class_names[example["label"]]
         if left.get(name, 0):
             left[name] -= 1
             content, ending = _encoded(example)
-            path = folder / name / f"{index:05d}.{ending}"
-            if before[name] is None:
-                path.write_bytes(content)
-            elif path not in before[name] or path.read_bytes() != content:
-                _refuse_others([path], folder / name)
-            yield path
+            yield folder / name / f"{index:05d}.{ending}", content
         elif not any(left.values()):
             return
 

@@ -28,18 +28,19 @@ class Chip:
         name: as people call it.
         platform: "gpu" or "tpu".
         memory: bytes that it has.
-        capacity: bytes that the compiler has for a program, where that is known, as of TPUs.
+        for_a_program: bytes of it that the compiler has, where that is known, as of TPUs.
     """
 
     name: str
     platform: str
     memory: float
-    capacity: float | None = None
+    for_a_program: float | None = None
 
     @property
     def usable(self) -> float:
         """Bytes of it that a program gets: of a GPU see `FRACTION`."""
-        return self.memory * _gpu_fraction() if self.capacity is None else self.capacity
+        known = self.for_a_program
+        return self.memory * _gpu_fraction() if known is None else known
 
 
 def _gpu_fraction() -> float:

@@ -284,9 +284,10 @@ class Attention(nn.Module):
         values; windows, which need nothing of each other, are split whole.
         """
         heads = (self.num_heads, x.shape[-1] // self.num_heads)
+        outputs = ("qkv", "heads", "head_dim")
         qkv = Linear(
             (3, *heads),
-            ("embed", "qkv", "heads", "head_dim"),
+            ("embed", *outputs),
             use_bias=self.qkv_bias and self.k_bias,
             parts=True,
             weight_init=self.weight_init,
@@ -294,16 +295,16 @@ class Attention(nn.Module):
             param_dtype=self.param_dtype,
             name="qkv",
         )(x)
+        q, k, v = _split_by_head(qkv) if on_one_cpu() else split_parts(qkv, outputs)
         if self.qkv_bias and not self.k_bias:
-            init = named(nn.initializers.zeros, "qkv", "heads", "head_dim")
-            given = self.param("qv_bias", init, (2, *heads), self.param_dtype)
-            bias = jnp.stack([given[0], jnp.zeros_like(given[0]), given[1]])
-            qkv = qkv + bias.astype(qkv.dtype)
+            init = named(nn.initializers.zeros, *outputs)
+            bias = self.param("qv_bias", init, (2, *heads), self.param_dtype).astype(q.dtype)
+            q, v = q + bias[0], v + bias[1]
         own = ("batch", "tokens", *(None,) * (x.ndim - 3), "heads", "head_dim")
         every = ("batch", None, "heads", "head_dim") if x.ndim == 3 else own
-        parts = _split_by_head(qkv) if on_one_cpu() else split_parts(qkv, ("heads", "head_dim"))
         return tuple(
-            nn.with_logical_constraint(part, axes) for part, axes in zip(parts, (own, every, every))
+            nn.with_logical_constraint(part, axes)
+            for part, axes in zip((q, k, v), (own, every, every))
         )
 
     def _logit_scale(self) -> jax.Array:

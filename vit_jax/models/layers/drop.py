@@ -33,6 +33,7 @@ def drop_path(x: jax.Array, rate: jax.Array | float, key: Key) -> jax.Array:
     Stochastic depth (Huang et al. 2016), one draw for each example of `x (b, ...)`. `rate` may be
     traced, because a scanned encoder has one block for all depths. What is kept for the gradient is
     a factor for each example; choosing between `x` and 0 would keep a bit for each element of `x`.
+    (A branch that is not finite is not hidden by dropping it.)
     """
     if key is None:
         return x

@@ -51,7 +51,7 @@ class Linear(nn.Module):
 
     With more than one output axis it is a projection to heads, `(..., d) -> (..., 3, h, hd)`; with
     more than one input axis it merges them back, `(..., h, hd) -> (..., d)`. On several TPUs such
-    axes are one in the product (see `_merge`).
+    axes, and those of parts, are one in the product (see `_merge`).
 
     Attributes:
         features: sizes of the output axes.
@@ -102,7 +102,7 @@ class Linear(nn.Module):
     def _merged_axes(self) -> tuple[int, int]:
         """First and last of the kernel's axes that several TPUs have as one."""
         last = self.axes.index("head_dim") if "head_dim" in self.axes else len(self.axes) - 1
-        if self.parts and devices_along(self.axes[self.inputs + 1]) == 1:
+        if self.parts and _side_by_side(self.axes[self.inputs :]):
             return self.inputs, last
         return last - ("head_dim" in self.axes), last
 
@@ -129,23 +129,32 @@ def _merge(kernel: jax.Array, first: int, last: int) -> jax.Array:
     return jax.lax.optimization_barrier(kernel.reshape(*shape[:first], -1, *shape[last + 1 :]))
 
 
-def split_parts(y: jax.Array, axes: tuple[str, ...]) -> list[jax.Array]:
+def split_parts(y: jax.Array, axes: Axes) -> list[jax.Array]:
     """Parts, each `(..., *outputs)`, of what a `Linear` of several gives, `(..., parts, *outputs)`.
 
     They are cut out of one last axis, as the product makes them: a TPU lays out the last two axes
     in tiles, and of (parts, outputs) would make a copy for whatever comes next, and of the gradient
-    another. Where devices split the outputs, each has some of every part.
+    another.
 
     Args:
         y: what it gives.
-        axes: logical names of the outputs.
+        axes: logical names of the parts and the outputs, as the kernel has them.
     """
-    outputs = y.shape[-len(axes) :]
-    if devices_along(axes[0]) > 1:
-        return list(jnp.moveaxis(y, -1 - len(axes), 0))
-    flat = y.reshape(*y.shape[: -1 - len(axes)], -1)
-    parts = jnp.split(flat, y.shape[-1 - len(axes)], axis=-1)
-    return [part.reshape(*part.shape[:-1], *outputs) for part in parts]
+    first = y.ndim - len(axes)
+    if not _side_by_side(axes):
+        return list(jnp.moveaxis(y, first, 0))
+    flat = y.reshape(*y.shape[:first], -1)
+    parts = jnp.split(flat, y.shape[first], axis=-1)
+    return [part.reshape(*part.shape[:-1], *y.shape[first + 1 :]) for part in parts]
+
+
+def _side_by_side(axes: Axes) -> bool:
+    """Whether parts and outputs can be one axis: of none does a device have but some.
+
+    Where some stage of a model has heads that do not divide, activations of none are split, and a
+    later stage's kernel, which is, is gathered.
+    """
+    return all(devices_along(axis) == 1 for axis in axes)
 
 
 def classifier(

@@ -59,7 +59,7 @@ class Mlp(nn.Module):
 
         def activate_and_project(fc2: Linear, h: jax.Array, key: Key) -> jax.Array:
             if self.gated:
-                gate, value = split_parts(h, ("mlp",))
+                gate, value = split_parts(h, (None, "mlp"))
                 h = act(gate) * value
             else:
                 h = act(h)

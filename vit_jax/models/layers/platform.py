@@ -28,8 +28,8 @@ def on_several_tpus() -> bool:
     return jax.sharding.get_abstract_mesh().size > 1 and platform() == "tpu"
 
 
-def devices_along(axis: str) -> int:
-    """Over how many devices a logical axis is split."""
+def devices_along(axis: str | None) -> int:
+    """Over how many devices a logical axis is split; one without a name is not."""
     mesh, (names,) = jax.sharding.get_abstract_mesh(), nn.logical_to_mesh_axes((axis,))
     names = (names,) if isinstance(names, str) else names or ()
     return math.prod(mesh.shape.get(name, 1) for name in names)

@@ -55,7 +55,7 @@ class AttentionPool(nn.Module):
         kv = Linear((2, *heads), ("embed", "qkv", *to_heads), parts=True, name="kv", **drawn)
         proj = Linear((d,), from_heads, inputs=2, name="proj", **drawn)
         query = jnp.broadcast_to(q(latent), (b, 1, *heads))
-        key, value = split_parts(kv(x), to_heads)
+        key, value = split_parts(kv(x), ("qkv", *to_heads))
         # One query has no (n, n) weights to avoid, so a fused kernel would gain nothing.
         mixed, weights = attend(
             query.astype(key.dtype), key, value, return_weights=return_weights, backend="xla"
