@@ -50,7 +50,6 @@ def test_the_tables_are_those_of_the_results(compile_rows, table):
     assert compile_rows.page(text, table, compile_rows.read(table.results)) == text
 
 
-@pytest.mark.xfail(strict=True, reason="not all rows are made by the analysis of now")
 def test_no_row_is_stale(compile_rows, table):
     """Of those that were made: `benchmarks/tpu_compile.py` and `tpu_recipes.py` make them anew."""
     rows = compile_rows.read(table.results)

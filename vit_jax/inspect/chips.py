@@ -13,11 +13,12 @@ from vit_jax.training import hardware
 FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 GPU_FRACTION = 0.75
 # What a step takes beside the state is counted so much larger for the answer what fits. The
-# compiler of TPUs lays out up to 1.24 times the estimate for recipes that train a whole
-# classifier, up to 2.0 times for masked autoencoders and where a part of a model is trained
-# (benchmarks/results/inspect_tpu.json).
+# compiler of TPUs lays out as much of the estimate as docs/inspect.md says
+# (benchmarks/results/inspect_tpu.json): more for masked autoencoders and where a part of a model is
+# trained, and most for windows, whose 49 tokens and heads of 32 channels it pads to whole tiles.
 MARGIN = 1.25
 WIDE_MARGIN = 2.0
+WINDOWS_MARGIN = 3.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,7 +52,7 @@ class State:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """How many images a device takes at once, with `chips.MARGIN` for what the estimate leaves out.
+    """How many images a device takes at once, with a margin for what the estimate leaves out.
 
     Attributes:
         chip: its name.
@@ -100,6 +100,7 @@ class Inspection:
             ones, or not all is trained.
         peak: the most that a step holds beside the state: what is kept, gradients, and what is
             being worked on.
+        fused_peak: the same where attention is a fused kernel, see `Fit.fused`.
         forward_peak: the most that a prediction for as many images holds beside the parameters.
         fits: for common chips.
         notes: what the numbers leave out.
@@ -126,6 +127,7 @@ class Inspection:
     kept_by_remat: Counts
     kept_by_hand: int | None
     peak: int
+    fused_peak: int
     forward_peak: int
     fits: tuple[Fit, ...]
     notes: tuple[str, ...] = ()
