@@ -21,6 +21,7 @@ and PyTorch's, by the operations of the model (`model.flops()`, three times that
 """
 
 import argparse
+import json
 import os
 import pathlib
 import sys
@@ -31,6 +32,7 @@ from report import earlier, revision, write
 from rounds import Running, take_turns
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+GROUPS = ("ours", "JAX", "PyTorch")
 LIBRARIES = ("jax", "jaxlib", "flax", "torch", "timm", "transformers")
 WORKS = {
     "forward-ti": Work("forward", "vit_tiny_patch16_224", 16),
@@ -105,13 +107,17 @@ def measure(
     }
 
 
+def best(result: dict[str, Any], group: str) -> tuple[str, dict[str, Any]] | None:
+    """The fastest contender of a group, by name; None: there is none."""
+    own = [(name, one) for name, one in result["contenders"].items() if one["group"] == group]
+    return min(own, key=lambda named: named[1]["seconds"]) if own else None
+
+
 def ratios(result: dict[str, Any]) -> dict[str, float]:
     """How many times faster our best is than the best of JAX and of PyTorch."""
-    best: dict[str, float] = {}
-    for one in result["contenders"].values():
-        best[one["group"]] = max(best.get(one["group"], 0.0), one["images_per_second"])
-    ours = best.pop("ours", None)
-    return {} if ours is None else {group: ours / rate for group, rate in best.items()}
+    seconds = {group: found[1]["seconds"] for group in GROUPS if (found := best(result, group))}
+    ours = seconds.pop("ours", None)
+    return {} if ours is None else {group: theirs / ours for group, theirs in seconds.items()}
 
 
 def table(name: str, comparison: str, result: dict[str, Any]) -> str:
@@ -128,6 +134,28 @@ def table(name: str, comparison: str, result: dict[str, Any]) -> str:
     lines += [f"  {contender:26} left out: no --checkout" for contender in result["not_given"]]
     lines += [f"  {ratio:.2f} times the best of {group}" for group, ratio in ratios(result).items()]
     return "\n".join(lines)
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The best of each group, of all pieces of work, for a page."""
+    who = "vit_jax | best of JAX | best of PyTorch | times JAX | times PyTorch"
+    lines = [f"| work | comparison | {who} |", "|" + "---|" * 7]
+    for name, comparisons in results.items():
+        for comparison, result in comparisons.items():
+            cells = [f"{name}, batch {result['work']['batch']}", comparison]
+            for group in GROUPS:
+                found = best(result, group)
+                cells.append("-" if found is None else _cell(*found, group))
+            times = ratios(result)
+            cells += [f"{times[x]:.2f}" if x in times else "-" for x in ("JAX", "PyTorch")]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(name: str, one: dict[str, Any], group: str) -> str:
+    """A contender's time, its share of a matrix product's rate, and who it is."""
+    form = name.partition(", ")[2] or "unrolled" if group == "ours" else name
+    return f"{1e3 * one['seconds']:,.0f} ms, {one['utilisation']:.0%} ({form})"
 
 
 def checkout(text: str) -> tuple[str, pathlib.Path]:
@@ -151,6 +179,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, help="images, in the place of each one's own")
     parser.add_argument("--output", type=pathlib.Path)
+    parser.add_argument("--markdown", action="store_true", help="print a table of what there is")
     arguments = parser.parse_args()
     works = GPU_WORKS if arguments.gpu else WORKS
     if unknown := set(arguments.work) - set(works):
@@ -165,6 +194,9 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     """Measures, prints tables and writes the results."""
     arguments = parsed()
+    if arguments.markdown:
+        print(markdown(json.loads(arguments.output.read_text())["results"]))
+        return
     comparisons = arguments.comparisons or (["default"] if arguments.gpu else list(COMPARISONS))
     # Contenders, all alive, share the memory of a GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

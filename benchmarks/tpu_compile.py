@@ -63,6 +63,8 @@ STEPS = (
     ("ViT-L/16", "v5e:2x2", "fsdp=4", 128, DOTS),
     ("ViT-H/14", "v5e:2x2", "fsdp=4", 64, FULL),
     ("ViT-G/14", "v5e:2x2", "fsdp=4", 32, FULL),
+    ("MAE-H/14", "v5e:2x2", "fsdp=4", 64, ""),
+    ("Swin-L", "v5e:2x2", "fsdp=4", 64, ""),
     ("ViT-G/14", "v6e:16x16", "data=16,fsdp=16", 4096, FULL),
     ("MAE-H/14", "v5p:4x4x4", "data=16,fsdp=4", 4096, ""),
     ("MAE-H/14", "v6e:16x16", "data=64,fsdp=4", 4096, ""),
