@@ -16,7 +16,7 @@ GPU_FRACTION = 0.75
 # compiler of TPUs lays out as much of the estimate as docs/inspect.md says
 # (benchmarks/results/inspect_tpu.json): more for masked autoencoders and where a part of a model is
 # trained, and most for windows, whose 49 tokens and heads of 32 channels it pads to whole tiles.
-MARGIN = 1.25
+MARGIN = 1.4
 WIDE_MARGIN = 2.0
 WINDOWS_MARGIN = 3.0
 
