@@ -12,6 +12,7 @@ which has the same methods. The functions here are for what differs:
 docs/storage.md is about using them.
 """
 
+import contextlib
 import importlib.util
 import io
 import os
@@ -19,6 +20,7 @@ import queue
 import re
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,17 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+@contextlib.contextmanager
+def writing(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Raises UserError, with the name of a file or folder, where the system refuses to write it."""
+    try:
+        yield
+    except UserError:  # some are OSErrors too
+        raise
+    except OSError as error:
+        raise UserError(f"cannot write {os.fspath(place)}: {error}") from error
+
+
 def check_writable(file: str | os.PathLike[str]) -> None:
     """Raises UserError, before the long work, for a file that cannot be written after it.
 
@@ -139,10 +152,8 @@ def check_writable(file: str | os.PathLike[str]) -> None:
     """
     file = Path(file)
     there = file.exists()
-    try:
+    with writing(file):
         file.open("a").close()
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error}") from error
     if not there:
         file.unlink()
 

@@ -112,18 +112,13 @@ def whole(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: the system refuses to write.
     """
-    beside = None
-    try:
+    with storage.writing(folder), contextlib.ExitStack() as stack:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        stack.callback(shutil.rmtree, beside, ignore_errors=True)
         yield beside
         os.chmod(beside, 0o755)
         os.replace(beside, folder)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error}") from error
-    finally:
-        if beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
 
 
 def _write(folder: Path, params: Mapping[str, Any]) -> None:

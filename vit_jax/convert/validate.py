@@ -100,15 +100,9 @@ def validate(
             progress=bar.set_description_str,
         )
     if json_file is not None:
-        _write(json_file, report.to_json())
+        with storage.writing(json_file):
+            Path(json_file).write_text(report.to_json(), encoding="utf-8")
     return report
-
-
-def _write(path: str | os.PathLike[str], text: str) -> None:
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {os.fspath(path)}: {error}") from error
 
 
 def _load(

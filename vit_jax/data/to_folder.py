@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from vit_jax import naming
+from vit_jax import naming, storage
 from vit_jax.data.decode import FORMATS, DecodeError, to_image
 from vit_jax.data.sources import Example, Source
 from vit_jax.errors import UserError
@@ -55,17 +55,13 @@ def write_folder(
     if per_class is not None and per_class < 1:
         raise UserError(f"per_class is {per_class}: expected 1 or more, or None for all")
     folder = Path(folder)
-    try:
+    with storage.writing(folder):
         there = {name: _files(folder / name) for name in chosen if (folder / name).exists()}
         same = list(_the_same(source, folder, there, per_class)) if there else []
         new = [name for name in chosen if name not in there]
         for name in new:
             (folder / name).mkdir(parents=True)
         files = [*same, *_written(source, folder, new, per_class)] if new else same
-    except OSError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"cannot write {folder}: {error}") from error
     return sorted(files, key=lambda path: int(path.stem))
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
+from vit_jax import storage
 from vit_jax.convert.folder import Model
 from vit_jax.convert.writers import beside
 from vit_jax.errors import UserError
@@ -181,11 +182,8 @@ def save(output: str | os.PathLike[str], found: Predictions) -> None:
     path = Path(output)
     _check_free(path)
     arrays = {key: np.asarray(getattr(found, key)) for key in KEYS}
-    try:
-        with beside(path) as file:
-            np.savez(file, **arrays)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error}") from error
+    with storage.writing(path), beside(path) as file:
+        np.savez(file, **arrays)
 
 
 def _check_free(path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from vit_jax import storage
 from vit_jax.convert.writers import beside
 from vit_jax.errors import MissingFileError, UserError
 
@@ -50,11 +51,8 @@ def write(output: str | os.PathLike[str], found: "Features") -> None:
     """
     check(output)
     path = Path(output)
-    try:
-        with beside(path) as file:
-            WRITERS[path.suffix](file, found)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error}") from error
+    with storage.writing(path), beside(path) as file:
+        WRITERS[path.suffix](file, found)
 
 
 def _write_npz(file: BinaryIO, found: "Features") -> None:

@@ -63,7 +63,8 @@ def check_figure(path: str | os.PathLike[str]) -> None:
     ending = Path(path).suffix
     if ending not in ENDINGS:
         raise UserError(f"{path} ends in {ending!r}: expected one of {', '.join(ENDINGS)}")
-    _make_folder(Path(path))
+    with storage.writing(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
     storage.check_writable(path)
 
 
@@ -73,20 +74,10 @@ def save_figure(figure: "Figure", path: Path) -> Path:
     Raises:
         UserError: the system refuses to write.
     """
-    _make_folder(path)
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-    return path
-
-
-def _make_folder(path: Path) -> None:
-    """Makes the folder that a file is to be in."""
-    try:
+    with storage.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error}") from error
+        figure.savefig(path)
+    return path
 
 
 def picture_grid(
