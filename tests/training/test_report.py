@@ -88,7 +88,7 @@ def test_the_header_says_what_runs_where(mesh):
     )
     kind = jax.devices()[0].device_kind
     assert text.splitlines() == [
-        "model   vit_tiny: 8,097 parameters, 31.4 KiB",
+        "model   vit_tiny: 8,097 parameters, 31.4 KiB of bfloat16 and float32",
         "compute 2.5 GFLOPs an image forward, 7.5 in training",
         f"mesh    data=2 x fsdp=2 x tensor=2: 8 devices ({kind}), 1 process",
         "state   6.0 KiB on each device",
@@ -98,7 +98,7 @@ def test_the_header_says_what_runs_where(mesh):
 
 def test_the_header_says_how_many_are_trained(mesh):
     text = run_header("vit_tiny", PARAMS, {"head": PARAMS["head"]}, (1, 3), mesh, 64, state_bytes=0)
-    assert "8,097 parameters, 31.4 KiB, of which 8,000 are trained" in text
+    assert "8,097 parameters, 31.4 KiB of bfloat16 and float32, of which 8,000 are trained" in text
 
 
 def test_large_numbers_keep_their_digits(mesh):
