@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vit_jax.training.checksum import checksums
+from vit_jax.training.checksum import TOGETHER, checksums, start
 from vit_jax.training.sharding import make_mesh
 
 DTYPES = ("float32", "bfloat16", "float16", "int32", "uint8", "int8", "bool", "uint32")
@@ -45,6 +45,16 @@ def test_it_does_not_depend_on_the_mesh(dtype, spec):
     mesh = make_mesh({"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2})
     placed = jax.device_put(array, NamedSharding(mesh, spec))
     assert checksums({"x": placed})["x"] == checksum(array)
+
+
+def test_many_of_one_shape_that_are_then_donated():
+    """As a train step does it: what was started before is of the arrays as they were."""
+    arrays = {f"{n}": jnp.full((8, 8), n, jnp.float32) for n in range(2 * TOGETHER + 1)}
+    expected = {name: checksum(np.full((8, 8), float(name), np.float32)) for name in arrays}
+    finish = start(arrays)
+    jax.jit(lambda tree: jax.tree.map(jnp.negative, tree), donate_argnums=0)(arrays)
+    assert all(x.is_deleted() for x in arrays.values())
+    assert finish() == expected
 
 
 def test_float64():

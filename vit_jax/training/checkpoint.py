@@ -14,6 +14,7 @@ import contextlib
 import copy
 import dataclasses
 import itertools
+import json
 import logging
 import os
 import sys
@@ -37,12 +38,13 @@ from vit_jax.training.record import (
     DamagedCheckpointError,
     Record,
     check_wanted,
-    describe,
     flatten,
     read_record,
     seal,
+    start_record,
 )
 
+RECORD = "metadata"  # the file's name
 LEAST_PART = 2**16  # bytes of an array that a device writes, where all have it and share the work
 
 
@@ -64,7 +66,7 @@ def record_of(directory: str | os.PathLike[str], step: int) -> Record:
     Raises:
       DamagedCheckpointError: it cannot be read, or was changed.
     """
-    return read_record(storage.path(directory) / str(step) / "record" / "metadata")
+    return read_record(storage.path(directory) / str(step) / "record" / RECORD)
 
 
 def restore(directory: str | os.PathLike[str], step: int, targets: Any) -> tuple[Any, Record]:
@@ -171,6 +173,27 @@ def _state_handler() -> ocp.PyTreeCheckpointHandler:
     return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
+class _RecordHandler(ocp.JsonCheckpointHandler):
+    """Writes a record behind the loop, once its checksums have come off the devices."""
+
+    async def async_save(
+        self, directory: epath.Path, item: None = None, args: "_RecordSave | None" = None
+    ) -> list[ocp.future.Future]:
+        """Returns what Orbax waits for before the checkpoint is complete."""
+        writing = self._write(directory, args.finish)
+        return [ocp.future.CommitFutureAwaitingContractedSignals(writing, name="record")]
+
+    async def _write(self, directory: epath.Path, finish: Callable[[], Record]) -> None:
+        if jax.process_index() == 0:
+            (directory / RECORD).write_text(json.dumps(seal(finish())))
+
+
+@ocp.args.register_with_handler(_RecordHandler, for_save=True, for_restore=True)  # Orbax wants both
+@dataclasses.dataclass
+class _RecordSave(ocp.args.CheckpointArgs):
+    finish: Callable[[], Record]
+
+
 class Checkpoints:
     """Writes the checkpoints of one run; with several processes all make the same calls."""
 
@@ -196,7 +219,7 @@ class Checkpoints:
         self._ranking = rank(self._directory, best_metric, best_mode, keep_best)
         self._manager = ocp.CheckpointManager(
             self._directory,
-            item_handlers={"state": _state_handler(), "record": ocp.JsonCheckpointHandler()},
+            item_handlers={"state": _state_handler(), "record": _RecordHandler()},
             options=ocp.CheckpointManagerOptions(
                 cleanup_tmp_directories=True,
                 preservation_policy=_KeepLastAndBest(keep_last, self._ranking),
@@ -230,13 +253,13 @@ class Checkpoints:
         """
         self.wait()
         arrays = flatten(state)
-        record = seal(Record(step, metrics, notes, describe(arrays)))
         self._ranking.add(step, metrics)
         with self._explained():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(arrays), record=ocp.args.JsonSave(record)
+                    state=ocp.args.PyTreeSave(arrays),
+                    record=_RecordSave(start_record(step, metrics, notes, arrays)),
                 ),
                 force=True,  # without it a save that Orbax sees no need for is left out silently
             )

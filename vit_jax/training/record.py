@@ -6,14 +6,14 @@ The record is a JSON file of the checkpoint, and carries a checksum of its own.
 import dataclasses
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from vit_jax.errors import UserError
-from vit_jax.training.checksum import checksums
+from vit_jax.training import checksum
 
 
 class DamagedCheckpointError(UserError, RuntimeError):
@@ -45,13 +45,25 @@ def flatten(tree: Any) -> dict[str, Any]:
     return flat
 
 
-def describe(arrays: Mapping[str, jax.Array]) -> dict[str, dict[str, Any]]:
-    """Returns the `arrays` entry of a record."""
-    sums = checksums(arrays)
-    return {
-        name: {"shape": list(x.shape), "dtype": x.dtype.name, "checksum": sums[name]}
-        for name, x in arrays.items()
-    }
+def start_record(
+    step: int,
+    metrics: dict[str, float] | None,
+    notes: dict[str, Any],
+    arrays: Mapping[str, jax.Array],
+) -> Callable[[], Record]:
+    """Starts to make a record; what is returned waits for it, on any thread.
+
+    The arrays may be donated to the next program meanwhile.
+    """
+    kinds = {name: {"shape": list(x.shape), "dtype": x.dtype.name} for name, x in arrays.items()}
+    sums = checksum.start(arrays)
+
+    def finish() -> Record:
+        found = sums()
+        entries = {name: {**kind, "checksum": found[name]} for name, kind in kinds.items()}
+        return Record(step, metrics, notes, entries)
+
+    return finish
 
 
 def seal(record: Record) -> dict[str, Any]:
