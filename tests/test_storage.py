@@ -222,3 +222,12 @@ def test_the_digits_are_not_prepared_in_a_bucket(place):
 def test_weights_are_not_written_to_a_bucket(place):
     with pytest.raises(UserError, match="weights are written to a file system"):
         check_free(Path(place))
+
+
+def test_what_the_system_refuses_to_write_is_named(tmp_path):
+    expected = f"cannot write {tmp_path}: .*directory"
+    with pytest.raises(UserError, match=expected), storage.writing(tmp_path):
+        tmp_path.write_text("a folder")
+    said = "there is none"  # by an OSError that says enough
+    with pytest.raises(MissingFileError, match=rf"^{said}$"), storage.writing(tmp_path):
+        raise MissingFileError(said)

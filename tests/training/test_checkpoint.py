@@ -178,6 +178,33 @@ def test_a_changed_record_is_damage(tmp_path):
         checkpoint.record_of(tmp_path, 1)
 
 
+def test_a_record_that_cannot_be_made_is_an_error(tmp_path, monkeypatch):
+    """In the background: what the checksums of an accelerator that fails would raise."""
+
+    def fail(record):
+        raise RuntimeError("the accelerator is gone")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(some_state(1), 1, None, NOTES)
+        checkpoints.wait()
+        monkeypatch.setattr(checkpoint, "seal", fail)
+        checkpoints.save(some_state(2), 2, None, NOTES)
+        with pytest.raises(CheckpointError, match=r"the accelerator is gone.*by step: 1\."):
+            checkpoints.wait()
+    assert saved_steps(tmp_path) == [1]
+
+
+def test_what_is_noted_is_as_it_was(tmp_path):
+    metrics, notes = {"top1": 0.5}, {"skipped": 3}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(some_state(1), 1, metrics, notes)
+        metrics["top1"] = notes["skipped"] = 4
+        with pytest.raises(TypeError):
+            checkpoints.save(some_state(2), 2, None, {"not JSON": object()})
+    record = checkpoint.record_of(tmp_path, 1)
+    assert (record.metrics, record.notes) == ({"top1": 0.5}, {"skipped": 3})
+
+
 def test_an_unfinished_save_is_removed_and_ignored(tmp_path):
     save(tmp_path, [1])
     shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")

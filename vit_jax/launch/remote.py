@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from vit_jax import storage
 from vit_jax.errors import UserError
 from vit_jax.launch import answers
 from vit_jax.launch.gcloud import SSH_FAILED, GcloudError, Kind
@@ -110,11 +111,9 @@ def send(tpu: Tpu, content: bytes, target: str) -> None:
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     file = cache / "vit_jax" / "tpu" / short_hash(content) / Path(target).name
-    try:
+    with storage.writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:  # 0600
             temporary.write(content)
         os.replace(temporary.name, file)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error}") from error
     tpu.gcloud.run(tpu.scp(str(file), target), timeout=COPY_SECONDS)

@@ -174,7 +174,7 @@ def _state_handler() -> ocp.PyTreeCheckpointHandler:
 
 
 class _RecordHandler(ocp.JsonCheckpointHandler):
-    """Writes a record behind the loop, once its checksums have come off the devices."""
+    """Writes a record in the background, once its checksums have come off the devices."""
 
     async def async_save(
         self, directory: epath.Path, item: None = None, args: "_RecordSave | None" = None
@@ -253,13 +253,14 @@ class Checkpoints:
         """
         self.wait()
         arrays = flatten(state)
+        finish = start_record(step, metrics, notes, arrays)
         self._ranking.add(step, metrics)
         with self._explained():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(arrays),
-                    record=_RecordSave(start_record(step, metrics, notes, arrays)),
+                    record=_RecordSave(finish),
                 ),
                 force=True,  # without it a save that Orbax sees no need for is left out silently
             )

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-# Arrays of one shape that a program takes. One each would be as many calls, and a CPU makes its
-# caller wait for a program that is short.
+# Arrays of equal shape are taken in groups, so that one compiled program serves many of them. A
+# program for each array would cost a call each, and a CPU runs short programs inside the call.
 TOGETHER = 12
 
 
@@ -26,7 +26,7 @@ def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, int]:
 
 
 def start(arrays: Mapping[str, jax.Array]) -> Callable[[], dict[str, int]]:
-    """Starts `checksums`; what is returned waits for them, on any thread.
+    """Starts `checksums` and returns a function that waits for them; any thread may call it.
 
     The arrays may be donated to the next program meanwhile.
     """
@@ -36,14 +36,15 @@ def start(arrays: Mapping[str, jax.Array]) -> Callable[[], dict[str, int]]:
     alike = collections.defaultdict(list)
     for name, x in arrays.items():
         alike[x.shape, x.dtype, x.sharding].append(name)
-    sums: dict[str, jax.Array] = {}
+    sums: dict[str, jax.Array] = dict.fromkeys(arrays)  # in their order
     for names in alike.values():
         for first in range(0, len(names), TOGETHER):
             some = names[first : first + TOGETHER]
-            sums |= zip(some, _checksums([arrays[name] for name in some]))
+            found = _checksums([arrays[name] for name in some])
             if simulated:
-                jax.block_until_ready(sums)
-    return lambda: {name: int(x) for name, x in jax.device_get(sums).items()}
+                jax.block_until_ready(found)
+            sums.update(zip(some, found))
+    return lambda: dict(zip(sums, map(int, jax.device_get(list(sums.values())))))
 
 
 @jax.jit

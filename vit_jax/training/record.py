@@ -51,10 +51,11 @@ def start_record(
     notes: dict[str, Any],
     arrays: Mapping[str, jax.Array],
 ) -> Callable[[], Record]:
-    """Starts to make a record; what is returned waits for it, on any thread.
+    """Starts the checksums of a record and returns a function that waits for the record.
 
-    The arrays may be donated to the next program meanwhile.
+    Any thread may call it. The arrays may be donated to the next program meanwhile.
     """
+    metrics, notes = json.loads(json.dumps((metrics, notes)))  # as they are now
     kinds = {name: {"shape": list(x.shape), "dtype": x.dtype.name} for name, x in arrays.items()}
     sums = checksum.start(arrays)
 
