@@ -94,13 +94,15 @@ def measure(
     )
     square = Work("matmul", "", matrix, work.dtype)
     products, _ = take_turns(CEILINGS, square, {}, rounds, huge_pages)
-    ceiling = max(2 * matrix**3 / min(one.seconds) for one in products)
+    rates = {one.contender.name: 2 * matrix**3 / min(one.seconds) for one in products}
+    ceiling = max(rates.values())
     running, failed = take_turns(there, work, checkouts, rounds, huge_pages)
     flops = flops_a_step(work)
     return {
         "work": vars(work),
         "flops": flops,
         "ceiling_flops_per_second": ceiling,
+        "matrix_product_flops_per_second": rates,
         "contenders": {one.contender.name: row(one, work, flops, ceiling) for one in running},
         "failed": failed,
         "not_given": [c.name for c in missing],
@@ -132,6 +134,8 @@ def table(name: str, comparison: str, result: dict[str, Any]) -> str:
         )
     lines += [f"  {contender:26} failed: {why}" for contender, why in result["failed"].items()]
     lines += [f"  {contender:26} left out: no --checkout" for contender in result["not_given"]]
+    for product, rate in result.get("matrix_product_flops_per_second", {}).items():
+        lines.append(f"  {product:26}{rate / 1e9:9,.0f} GFLOP/s at best")
     lines += [f"  {ratio:.2f} times the best of {group}" for group, ratio in ratios(result).items()]
     return "\n".join(lines)
 
