@@ -134,8 +134,10 @@ def table(name: str, comparison: str, result: dict[str, Any]) -> str:
         )
     lines += [f"  {contender:26} failed: {why}" for contender, why in result["failed"].items()]
     lines += [f"  {contender:26} left out: no --checkout" for contender in result["not_given"]]
-    for product, rate in result.get("matrix_product_flops_per_second", {}).items():
-        lines.append(f"  {product:26}{rate / 1e9:9,.0f} GFLOP/s at best")
+    lines += [
+        f"  {product:26}{rate / 1e9:9,.0f} GFLOP/s at best"
+        for product, rate in result["matrix_product_flops_per_second"].items()
+    ]
     lines += [f"  {ratio:.2f} times the best of {group}" for group, ratio in ratios(result).items()]
     return "\n".join(lines)
 

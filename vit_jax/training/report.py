@@ -80,7 +80,7 @@ def run_header(
     """
     count, moving = (sum(x.size for x in jax.tree.leaves(t)) for t in (params, trained))
     some = "" if moving == count else f", of which {moving:,} are trained"
-    held = bytes_text(_num_bytes(params))
+    size = bytes_text(_num_bytes(params))
     kinds = " and ".join(sorted({x.dtype.name for x in jax.tree.leaves(params)}))
     device = mesh.devices.flat[0]
     axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
@@ -92,7 +92,7 @@ def run_header(
         layout += f", accumulated over {accumulate_steps} parts"
     return "\n".join(
         [
-            f"model   {name}: {count:,} parameters, {held} of {kinds}{some}",
+            f"model   {name}: {count:,} parameters, {size} of {kinds}{some}",
             f"compute {_giga(flops[0])} GFLOPs an image forward, {_giga(flops[1])} in training",
             f"mesh    {axes}: {_plural(mesh.size, 'device')} ({device.device_kind}), "
             f"{_plural(processes, 'process', 'processes')}",
