@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import vit_jax
+from vit_jax.models.layers.activation import ACTIVATIONS, get_activation
 from vit_jax.models.layers.drop import drop_path
 from vit_jax.models.layers.mlp import Mlp
 from vit_jax.models.layers.norm import make_norm
 from vit_jax.models.layers.platform import laid_out_for_accelerators
-from vit_jax.models.layers.recompute import products, recomputed
+from vit_jax.models.layers.recompute import products, recomputed, recomputed_inside
 
 TOKENS = jnp.asarray(np.random.default_rng(0).normal(size=(8, 5, 32)), jnp.bfloat16)
 
@@ -85,8 +86,25 @@ def test_a_kernel_for_gpus_is_kept_as_a_product_is(monkeypatch):
     assert text.count("dot_product_attention_bwd_wrapper[") == 1
 
 
-def test_on_one_cpu_nothing_is_computed_anew():
+def test_on_one_cpu_norms_and_products_are_not_computed_anew():
     assert recomputed(jnp.tanh) is jnp.tanh
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_on_one_cpu_an_activation_keeps_what_it_is_given(name):
+    """And XLA has to compute it anew: a barrier before it keeps both passes apart."""
+    activation = recomputed_inside(get_activation(name))
+    x = TOKENS.astype(jnp.float32)
+    backward = jax.eval_shape(lambda x: jax.vjp(activation, x)[1], x)
+    assert [leaf.shape for leaf in jax.tree.leaves(backward)] == [x.shape]
+    text = jax.jit(jax.grad(lambda x: activation(x).sum())).lower(x).as_text()
+    assert "optimization_barrier" in text
+    np.testing.assert_array_equal(activation(x), get_activation(name)(x))
+
+
+def test_on_accelerators_an_activation_is_left_to_what_computes_the_rest_anew():
+    with laid_out_for_accelerators():
+        assert recomputed_inside(jnp.tanh) is jnp.tanh
 
 
 @pytest.mark.parametrize(

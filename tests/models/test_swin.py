@@ -236,13 +236,9 @@ def test_nothing_is_pinned_to_float32(version):
 def test_version_2_starts_as_the_identity():
     """Its norms close the branches, with a scale of zero (section 3.2 and the authors' code)."""
     module, x = build(2), images()
-
-    @jax.jit
-    def start(key):
-        variables = module.init(key, x)
-        return module.apply(variables, x, capture=("embedding", "maps"))[1]
-
-    seen = start(jax.random.key(0))
+    variables = jax.jit(module.init)(jax.random.key(0), x)
+    # Operation by operation: jitted, XLA may compute the embedding twice, and round it differently.
+    seen = module.apply(variables, x, capture=("embedding", "maps"))[1]
     np.testing.assert_array_equal(seen.maps[0], seen.embedding)
     assert np.abs(seen.maps[0]).max() > 0.1
 

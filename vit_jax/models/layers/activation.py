@@ -17,8 +17,8 @@ from vit_jax.errors import UserError
 def gelu(x: jax.Array) -> jax.Array:
     """`x Phi(x)` with the normal distribution's Phi (Hendrycks & Gimpel 2016), by `erf`.
 
-    In at least float32. The derivative, `Phi(x) + x phi(x)`, is taken in the forward pass, where
-    its parts are at hand, and kept in the place of `x`.
+    In at least float32. The derivative, `Phi(x) + x phi(x)`, is written down: of what leads to the
+    value, `Phi` alone is in it. What is kept for it, `layers.recompute` says.
     """
     return _gelu_and_derivative(x)[0]
 

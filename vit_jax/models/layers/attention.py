@@ -125,19 +125,13 @@ def _by_token(
     query: jax.Array, key: jax.Array, value: jax.Array, options: _Options
 ) -> tuple[jax.Array, jax.Array | None]:
     """Queries, keys and values as they lie, token by token."""
-    scores = _scores("...nhd,...mhd->...hnm", query, key, options)
-    weights = jax.nn.softmax(scores, axis=-1)
+    wide = _wide(query)
+    scores = jnp.einsum("...nhd,...mhd->...hnm", query, key, preferred_element_type=wide)
+    scores *= _scale(query, options)
+    weights = jax.nn.softmax(_biased(scores, options), axis=-1)
     dropped = dropout(weights, options.drop, options.drop_key).astype(value.dtype)
     mixed = jnp.einsum("...hnm,...mhd->...nhd", dropped, value)
     return mixed, weights if options.return_weights else None
-
-
-def _scores(product: str, query: jax.Array, key: jax.Array, options: _Options) -> jax.Array:
-    """What the softmax is taken of `(..., h, n, m)`, in at least float32, scaled in it too."""
-    wide, bias, scale = jnp.promote_types(query.dtype, jnp.float32), options.bias, options.scale
-    scores = jnp.einsum(product, query, key, preferred_element_type=wide)
-    scores *= query.shape[-1] ** -0.5 if scale is None else scale.astype(wide)[:, None, None]
-    return scores if bias is None else scores + bias.astype(wide)
 
 
 def _by_head(
@@ -145,18 +139,38 @@ def _by_head(
 ) -> tuple[jax.Array, jax.Array | None]:
     """The same as a CPU has it fastest.
 
-    Heads come before tokens: each has matrices of its own. The softmax's division comes after the
-    sum over the values, so no second array of `(n, m)` numbers is made, nor kept for the gradient.
-    (Compiled for a TPU, that moves a sixth more bytes, not fewer.)
+    Heads come before tokens: each has matrices of its own. Queries `(n, hd)` are scaled in the
+    place of scores `(n, m)`; and the softmax's division comes after the sum over the values, so no
+    second array of `(n, m)` numbers is made, nor kept for the gradient. (Compiled for a TPU, that
+    moves a sixth more bytes, not fewer.)
     """
+    wide = _wide(query)
     query, key, value = (x.swapaxes(-3, -2) for x in (query, key, value))
-    scores = _scores("...nd,...md->...nm", query, key, options)
+    query = query.astype(wide) * _scale(query, options)
+    scores = jnp.einsum("...nd,...md->...nm", query, key, preferred_element_type=wide)
+    scores = _biased(scores, options)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1, keepdims=True)
     dropped = dropout(weights, options.drop, options.drop_key).astype(value.dtype)
-    mixed = jnp.einsum("...nm,...md->...nd", dropped, value, preferred_element_type=scores.dtype)
+    mixed = jnp.einsum("...nm,...md->...nd", dropped, value, preferred_element_type=wide)
     mixed = (mixed / total).astype(value.dtype).swapaxes(-3, -2)
     return mixed, weights / total if options.return_weights else None
+
+
+def _wide(x: jax.Array) -> jnp.dtype:
+    """What scores, their scale and the softmax are computed in: at least float32."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _scale(query: jax.Array, options: _Options) -> float | jax.Array:
+    """What scores are multiplied by: one number, or one for each head `(h, 1, 1)`."""
+    if options.scale is None:
+        return query.shape[-1] ** -0.5
+    return options.scale.astype(_wide(query))[:, None, None]
+
+
+def _biased(scores: jax.Array, options: _Options) -> jax.Array:
+    return scores if options.bias is None else scores + options.bias.astype(scores.dtype)
 
 
 def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -166,16 +180,6 @@ def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
             f"{platform()!r} with {query.dtype}: use 'auto' or 'xla'"
         )
     return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
-
-
-def _split_by_head(qkv: jax.Array) -> list[jax.Array]:
-    """Parts of `(..., n, 3, h, hd)`, each `(..., n, h, hd)`, that lie in memory head by head.
-
-    It is one pass over the memory, as `_by_head` wants it; and the gradient is put together at
-    once, not each part padded with zeros and the three added.
-    """
-    parts = jnp.split(qkv.swapaxes(-4, -2), 3, axis=-3)  # of (..., h, 3, n, hd)
-    return [part.squeeze(-3).swapaxes(-3, -2) for part in parts]
 
 
 MAX_LOGIT_SCALE = 100.0  # Swin V2's learned temperature is kept above 0.01
@@ -295,7 +299,7 @@ class Attention(nn.Module):
             param_dtype=self.param_dtype,
             name="qkv",
         )(x)
-        q, k, v = _split_by_head(qkv) if on_one_cpu() else split_parts(qkv, outputs)
+        q, k, v = split_parts(qkv, outputs)
         if self.qkv_bias and not self.k_bias:
             init = named(nn.initializers.zeros, *outputs)
             bias = self.param("qv_bias", init, (2, *heads), self.param_dtype).astype(q.dtype)

@@ -10,7 +10,7 @@ from vit_jax.models.layers.activation import get_activation
 from vit_jax.models.layers.drop import Key, dropout, split
 from vit_jax.models.layers.initial import initializers
 from vit_jax.models.layers.linear import Linear, split_parts, token_axes
-from vit_jax.models.layers.recompute import recomputed_with
+from vit_jax.models.layers.recompute import recomputed_inside, recomputed_with
 
 MLPS = ("mlp", "swiglu")
 
@@ -49,7 +49,7 @@ class Mlp(nn.Module):
             param_dtype=self.param_dtype,
         )
         bias = initializers(self.weight_init).mlp_bias
-        act = get_activation(self.activation)
+        act = recomputed_inside(get_activation(self.activation))
         if self.gated:
             axes = ("embed", None, "mlp")
             fc1 = Linear((2, self.hidden), axes, parts=True, name="fc1", **common)

@@ -2,7 +2,8 @@
 
 A TPU or a GPU waits for its memory in everything but matrix products. So a block keeps the inputs
 and outputs of products, and not also what a norm or an activation makes between them: it computes
-that anew as it reads what it is made of. On one CPU arithmetic is the dearer, and all is kept.
+that anew as it reads what it is made of. On one CPU arithmetic is the dearer, and all is kept but
+what an activation makes on its way (see `recomputed_inside`).
 """
 
 from collections.abc import Callable, Mapping
@@ -48,3 +49,13 @@ def recomputed_with(function: Callable) -> Callable:
     if on_one_cpu():
         return function
     return nn.remat(function, prevent_cse=False, policy=products)
+
+
+def recomputed_inside(activation: Callable) -> Callable:
+    """Returns an activation that on one CPU keeps nothing but what it is given.
+
+    XLA would see that value and derivative share a term (of GELU, `erf`), and write it to memory in
+    the forward pass and read it twice: that took longer than to compute it once more, and kept an
+    array of the hidden width for each layer. What runs elsewhere is recomputed with the rest.
+    """
+    return jax.checkpoint(activation) if on_one_cpu() else activation
